@@ -1,0 +1,159 @@
+"""Attacks search a ball around ``x`` for the point where an objective is largest.
+
+    attack(objective, x, key) -> (x_adv, health)
+
+``objective`` maps ``x`` to one loss per example, ``[B]``; an attack knows no model and no task.
+``x`` is a pytree of float32 arrays ``[B, ...]`` in [0, 1]. Each leaf of each example has a ball of
+its own, its radius in the same unit (spec A3, A12). ``health`` holds ``[B]`` arrays for the log.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PyTree = Any
+Objective = Callable[[PyTree], Array]
+Health = dict[str, Array]
+Attack = Callable[[Objective, PyTree, Array], tuple[PyTree, Health]]
+
+
+class Ball(NamedTuple):
+    """The geometry of one norm, for the perturbation ``d`` of one example, of any shape."""
+
+    norm: Callable[[Array], Array]  # d -> scalar
+    project: Callable[[Array, float], Array]  # (d, radius) -> the nearest point of the ball
+    ascend: Callable[[Array], Array]  # gradient -> steepest direction of norm 1
+    starts: dict[
+        str, Callable[[Array, tuple[int, ...]], Array]
+    ]  # (key, shape) -> d in the unit ball
+
+
+def _l2_norm(d: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(d)))
+
+
+def _l2_ascend(gradient: Array) -> Array:
+    # The paper prints sign() for every norm, which is not the steepest direction in L2 (A9).
+    return gradient / (_l2_norm(gradient) + 1e-10)
+
+
+def _l2_project(d: Array, radius: float) -> Array:
+    return d * jnp.minimum(1.0, radius / jnp.maximum(_l2_norm(d), 1e-12))
+
+
+def _on_sphere(key: Array, shape: tuple[int, ...]) -> Array:
+    direction = jax.random.normal(key, shape)
+    return direction / _l2_norm(direction)
+
+
+def _in_l2_ball(key: Array, shape: tuple[int, ...]) -> Array:
+    """Uniform in the unit ball: r = u^(1/d) on a uniform direction (A6)."""
+    direction, radius = jax.random.split(key)
+    dimensions = math.prod(shape)
+    return jax.random.uniform(radius) ** (1.0 / dimensions) * _on_sphere(direction, shape)
+
+
+def _uniform_radius(key: Array, shape: tuple[int, ...]) -> Array:
+    """Norm ~ U(0, 1): not uniform in the ball, but it spares the attack more of its reach (A7)."""
+    direction, radius = jax.random.split(key)
+    return jax.random.uniform(radius) * _on_sphere(direction, shape)
+
+
+def _zero(key: Array, shape: tuple[int, ...]) -> Array:
+    del key
+    return jnp.zeros(shape)
+
+
+BALLS = {
+    "linf": Ball(
+        norm=lambda d: jnp.max(jnp.abs(d)),
+        project=lambda d, radius: jnp.clip(d, -radius, radius),
+        ascend=jnp.sign,  # A8
+        starts={
+            "ball": lambda key, shape: jax.random.uniform(
+                key, shape, minval=-1.0, maxval=1.0
+            ),  # A5
+            "zero": _zero,
+        },
+    ),
+    "l2": Ball(
+        norm=_l2_norm,
+        project=_l2_project,
+        ascend=_l2_ascend,
+        starts={"ball": _in_l2_ball, "radius_uniform": _uniform_radius, "zero": _zero},
+    ),
+}
+
+
+def pgd(
+    norm: str, epsilon: float, steps: int, step_size: float = 5 / 8, start: str = "ball"
+) -> Attack:
+    """Projected gradient ascent with a fixed step (paper eq. 2; A2-A15).
+
+    Args:
+      norm: "linf" or "l2".
+      epsilon: radius, in the unit of ``x``: pixels in [0, 1].
+      steps: number of gradient steps, any; 0 returns ``x`` itself, without the random start.
+      step_size: of each step, as a share of ``epsilon`` (A2: 5/8).
+      start: where in the ball the search starts: a key of ``BALLS[norm].starts``.
+
+    Returns:
+      An attack. Its key is one key, or ``[B]`` keys, one per example: then the result for an
+      image depends on that image and its key alone. Its health: ``loss_start`` at the random start,
+      ``gain`` in loss per step (over the steps - 1 that are seen), ``radius`` |x_adv - x| / epsilon and
+      ``zero_grad``, the share of gradient entries that are exactly zero.
+    """
+    ball = BALLS[norm]
+    sample = ball.starts[start]
+
+    def into_ball(x: Array, x_adv: Array) -> Array:
+        # x is in [0, 1], so the clip only shrinks coordinates and the point stays in the ball (A11).
+        project = jax.vmap(lambda d: ball.project(d, epsilon))
+        return jnp.clip(x + project(x_adv - x), 0.0, 1.0)
+
+    def random_start(path: Any, x: Array, keys: Array) -> Array:
+        # Every leaf draws by its name: the two views of BYOL have independent starts.
+        name = zlib.crc32(jax.tree_util.keystr(path).encode())
+        draw = jax.vmap(lambda key: sample(jax.random.fold_in(key, name), x.shape[1:]))
+        return into_ball(x, x + epsilon * draw(keys))
+
+    def attack(objective: Objective, x: PyTree, key: Array) -> tuple[PyTree, Health]:
+        if steps == 0:
+            return x, {}
+        examples = jax.tree.leaves(x)[0].shape[0]
+        keys = key if key.ndim else jax.random.split(key, examples)
+
+        def total(x_adv: PyTree) -> tuple[Array, Array]:
+            losses = objective(x_adv)
+            return losses.sum(), losses  # A14: each image's gradient is that of its own loss
+
+        def ascend(x_adv: PyTree, _: None) -> tuple[PyTree, tuple[Array, Array]]:
+            gradient, losses = jax.grad(total, has_aux=True)(x_adv)
+            climb = jax.vmap(ball.ascend)
+            moved = jax.tree.map(lambda p, g: p + step_size * epsilon * climb(g), x_adv, gradient)
+            zeros = _per_example(lambda g: jnp.mean(g == 0.0), gradient)
+            return jax.tree.map(into_ball, x, moved), (losses, zeros)
+
+        x_adv = jax.tree_util.tree_map_with_path(lambda p, leaf: random_start(p, leaf, keys), x)
+        x_adv, (losses, zeros) = jax.lax.scan(ascend, x_adv, length=steps)
+        radius = _per_example(ball.norm, jax.tree.map(jnp.subtract, x_adv, x)) / epsilon
+        health = {
+            "loss_start": losses[0],
+            "gain": (losses[-1] - losses[0]) / max(1, steps - 1),
+            "radius": radius,
+            "zero_grad": zeros.mean(0),
+        }
+        return jax.lax.stop_gradient((x_adv, health))
+
+    return attack
+
+
+def _per_example(measure: Callable[[Array], Array], tree: PyTree) -> Array:
+    """``measure`` of every example, averaged over the leaves: [B]."""
+    leaves = [jax.vmap(measure)(leaf) for leaf in jax.tree.leaves(tree)]
+    return sum(leaves[1:], leaves[0]) / len(leaves)

@@ -1,0 +1,144 @@
+"""Checkpoints: save without waiting, resume exactly, hand the encoder on.
+
+Orbax writes each step into a folder of its own and renames it when it is whole, so that a
+half-written one is never picked up.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import Array
+
+from adv_ssl.errors import UserError
+from adv_ssl.models.vit import Architecture
+from adv_ssl.optim import name_of
+
+PyTree = Any
+
+
+class State(NamedTuple):
+    """All that a training step reads and writes; keys are derived from the seed and ``step``."""
+
+    step: Array  # int32: steps done
+    params: PyTree
+    ema: PyTree  # the moving average, or None
+    opt_state: PyTree
+    bad_steps: Array  # int32: steps skipped in a row because they were not finite
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in ``folder``: the newest ``keep`` of them."""
+
+    def __init__(
+        self, folder: pathlib.Path, architecture: Architecture | None = None, keep: int = 2
+    ):
+        self.folder = folder
+        self._architecture = architecture
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=architecture is not None, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """The last whole checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, state: State, *, wait: bool = False) -> None:
+        """Writes ``state`` in the background, or at once with ``wait``."""
+        step = int(state.step)
+        if step == self.latest():
+            return
+        assert self._architecture is not None
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                rest=ocp.args.StandardSave(state._replace(params=None)._asdict()),
+                model=ocp.args.JsonSave(dataclasses.asdict(self._architecture)),
+            ),
+        )
+        if wait:
+            self.wait()
+
+    def restore(self, like: State) -> State:
+        """The newest state, in the shapes, types and placement of ``like``."""
+        items = self._manager.restore(
+            self.latest(),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(like.params),
+                rest=ocp.args.StandardRestore(like._replace(params=None)._asdict()),
+            ),
+        )
+        return State(**{**items["rest"], "params": items["params"]})
+
+    def params(self) -> tuple[PyTree, dict[str, int]]:
+        """The newest parameters and the architecture they belong to, whatever the task was."""
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(), model=ocp.args.JsonRestore())
+        items = self._manager.restore(self.latest(), args=args)
+        return items["params"], items["model"]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises what went wrong while saving."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and frees the writer's threads."""
+        self._manager.close()
+
+
+class HandedOver(NamedTuple):
+    """What became of one parameter at a hand-off."""
+
+    name: str
+    shape: tuple[int, ...]
+    status: str  # carried, fresh or dropped
+    reason: str
+
+
+def hand_over(
+    old: PyTree, old_model: dict[str, int], new: PyTree, model: Architecture
+) -> tuple[PyTree, list[HandedOver]]:
+    """``new`` with the encoder of ``old`` in it, and what became of every parameter (B11, B12).
+
+    The encoder is carried; what only the new task has stays as freshly drawn (its head always, B11);
+    what only the old task had is dropped.
+
+    Raises:
+      UserError: the architectures differ, or the shape of a shared parameter does.
+    """
+    wanted = dataclasses.asdict(model)
+    differing = {k: (old_model.get(k), v) for k, v in wanted.items() if old_model.get(k) != v}
+    if differing:
+        text = ", ".join(f"{k} is {a} there and {b} here" for k, (a, b) in differing.items())
+        raise UserError(f"the checkpoint has another architecture: {text}.")
+    olds = {name_of(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    report: list[HandedOver] = []
+
+    def carry(path: tuple[Any, ...], fresh: Array) -> Any:
+        name = name_of(path)
+        if not name.startswith("encoder/"):
+            report.append(HandedOver(name, fresh.shape, "fresh", "belongs to the new task"))
+            return fresh
+        if name not in olds:
+            report.append(HandedOver(name, fresh.shape, "fresh", "not in the checkpoint"))
+            return fresh
+        if olds[name].shape != fresh.shape:
+            raise UserError(
+                f"the checkpoint does not fit: {name} is {olds[name].shape} there "
+                f"and {fresh.shape} here."
+            )
+        report.append(HandedOver(name, fresh.shape, "carried", ""))
+        return np.asarray(olds[name])
+
+    merged = jax.tree_util.tree_map_with_path(carry, new)
+    carried = {row.name for row in report if row.status == "carried"}
+    report += [
+        HandedOver(name, leaf.shape, "dropped", "belongs to the old task")
+        for name, leaf in olds.items()
+        if name not in carried
+    ]
+    return merged, report

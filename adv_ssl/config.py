@@ -1,0 +1,243 @@
+"""The border: a nested dict comes in, frozen dataclasses go on.
+
+Every key must be known, every known key must be there and of its type, and a value that makes no sense
+ends in one line. So nothing behind this module reads a configuration by string or with a default.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from adv_ssl import attacks
+from adv_ssl.errors import UserError
+from adv_ssl.models.vit import Architecture
+from adv_ssl.optim import OPTIMIZERS, Schedule
+from adv_ssl.tasks import TASKS
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """A PGD attack on pixels in [0, 1]."""
+
+    norm: str  # linf or l2
+    epsilon: float  # radius; L-inf radii are usually written k/255
+    steps: int
+    step_size: float  # share of epsilon
+    start: str  # where in the ball it starts
+
+    def __post_init__(self) -> None:
+        if self.norm not in attacks.BALLS:
+            raise UserError(f"norm={self.norm!r}: choose from {', '.join(attacks.BALLS)}.")
+        if self.epsilon <= 0:
+            raise UserError(f"epsilon={self.epsilon}: must be above 0 (pixels are in [0, 1]).")
+        if self.norm == "linf" and self.epsilon > 1:
+            raise UserError(
+                f"epsilon={self.epsilon} in L-inf: pixels are in [0, 1]; "
+                f"did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.5f}?"
+            )
+        if self.steps < 0:
+            raise UserError(f"steps={self.steps}: must be 0 or more.")
+        if self.step_size <= 0:
+            raise UserError(f"step_size={self.step_size}: a share of epsilon, above 0.")
+        starts = attacks.BALLS[self.norm].starts
+        if self.start not in starts:
+            raise UserError(
+                f"start={self.start!r}: for {self.norm} choose from {', '.join(starts)}."
+            )
+
+    def make(self) -> attacks.Attack:
+        """The attack itself."""
+        return attacks.pgd(self.norm, self.epsilon, self.steps, self.step_size, self.start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the images of all stages come from."""
+
+    name: str  # a TFDS name, folder:/path or digits
+    dir: str  # of TFDS; "" is TFDS's own default
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """Host-side augmentation of a training image."""
+
+    min_area: float  # random resized crop: smallest share of the image's area
+    antialias: bool  # True: torchvision's crop; False: BYOL's
+    flip: bool  # left to right, half the time
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_area <= 1:
+            raise UserError(f"min_area={self.min_area}: a share of the area, in (0, 1].")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ema:
+    """An exponential moving average of the parameters, updated after each step (B22)."""
+
+    decay: float  # at the first step
+    final_decay: float  # at the last step; half a cosine between them
+    own_seed: bool  # start from other random weights rather than from a copy
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "final_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1].")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training: a task, an attack or none, data, an optimizer."""
+
+    task: Any  # options of the task of that name
+    attack: AttackConfig | None
+    split: str
+    crop: Crop
+    batch_size: int
+    epochs: float
+    steps: int | None  # instead of epochs
+    drop_path: float
+    optimizer: Any  # options of the optimizer of that name
+    schedule: Schedule
+    layer_decay: float  # 1: none
+    ema: Ema | None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: must be 1 or more.")
+        if self.epochs < 0:
+            raise UserError(f"epochs={self.epochs}: must be 0 or more.")
+        if self.steps is not None and self.steps < 0:
+            raise UserError(f"steps={self.steps}: must be 0 or more.")
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"drop_path={self.drop_path}: must be in [0, 1).")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay={self.layer_decay}: must be in (0, 1].")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Top-1 on a split, clean and under PGD."""
+
+    split: str
+    resize: int  # short side before the central crop, pixels
+    batch_size: int
+    attacks: tuple[tuple[str, float, int], ...]  # (norm, epsilon, steps)
+    reach: float  # steps * step size, in epsilons (A25: 2.5)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: must be 1 or more.")
+        if self.reach <= 0:
+            raise UserError(f"reach={self.reach}: must be above 0 (2.5 is usual).")
+        self.make_attacks()
+
+    def make_attacks(self) -> list[AttackConfig]:
+        """The attacks, in order."""
+        made = []
+        for i, (norm, epsilon, steps) in enumerate(self.attacks):
+            if steps < 1:
+                raise UserError(f"attacks[{i}] has {steps} steps: must be 1 or more.")
+            try:
+                made.append(AttackConfig(norm, epsilon, steps, self.reach / steps, "ball"))
+            except UserError as error:
+                raise UserError(f"attacks[{i}].{error}") from None
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: pre-training, fine-tuning, evaluation."""
+
+    seed: int
+    model: Architecture
+    dtype: str  # of matrix products while training; evaluation is float32
+    data: Data
+    pretrain: Stage
+    weights: str  # start fine-tuning from this stage folder instead of pre-training here
+    finetune: Stage
+    evaluate: Evaluation
+    log_every: int  # steps
+    save_every: int  # steps
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype!r}: choose from {', '.join(DTYPES)}.")
+        for name in ("log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more steps.")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: must be 0 or more.")
+        if self.evaluate.resize < self.model.image_size:
+            raise UserError(
+                f"evaluate.resize={self.evaluate.resize} is below model.image_size="
+                f"{self.model.image_size}: the crop would not fit."
+            )
+
+
+# Fields whose dataclass is chosen by the key ``name`` beside their options.
+_CHOICES = {"task": {name: row[0] for name, row in TASKS.items()}, "optimizer": OPTIMIZERS}
+
+
+def parse(config: Mapping[str, Any]) -> Config:
+    """A nested dict -> ``Config``. ``sources`` (where each value comes from) is left out.
+
+    Raises:
+      UserError: with the dotted key, the value, and what is accepted.
+    """
+    return _parse(Config, {k: v for k, v in config.items() if k != "sources"}, "config")
+
+
+def _parse(cls: type, tree: Any, path: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{path}={tree!r}: expected a group of keys.")
+    hints = typing.get_type_hints(cls)
+    fields = [f.name for f in dataclasses.fields(cls)]
+    for key in tree:
+        if key not in fields:
+            raise UserError(f"{path}.{key}: unknown key; the keys here are {', '.join(fields)}.")
+    for name in fields:
+        if name not in tree:
+            raise UserError(f"{path}.{name}: missing.")
+    values = {name: _value(name, hints[name], tree[name], f"{path}.{name}") for name in fields}
+    try:
+        return cls(**values)
+    except UserError as error:  # it names the field; the user needs the whole path
+        raise UserError(f"{path}.{error}") from None
+
+
+def _value(name: str, hint: Any, value: Any, path: str) -> Any:
+    if name in _CHOICES:
+        return _choice(_CHOICES[name], value, path)
+    if isinstance(hint, types.UnionType):  # X | None
+        inner = typing.get_args(hint)[0]
+        return None if value is None else _value("", inner, value, path)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, tuple | list):
+            raise UserError(f"{path}={value!r}: expected a tuple.")
+        inner = typing.get_args(hint)
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise UserError(f"{path}={value!r}: expected {len(inner)} values.")
+        inner = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        return tuple(_value("", t, v, f"{path}[{i}]") for i, (t, v) in enumerate(zip(inner, value)))
+    if dataclasses.is_dataclass(hint):
+        return _parse(hint, value, path)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{path}={value!r}: expected {hint.__name__}.")
+    if hint is float and not abs(value) < float("inf"):
+        raise UserError(f"{path}={value!r}: must be a finite number.")
+    return value
+
+
+def _choice(choices: Mapping[str, type], tree: Any, path: str) -> Any:
+    if not isinstance(tree, Mapping) or tree.get("name") not in choices:
+        seen = tree.get("name") if isinstance(tree, Mapping) else tree
+        raise UserError(f"{path}.name={seen!r}: choose from {', '.join(choices)}.")
+    options = {k: v for k, v in tree.items() if k != "name"}
+    return _parse(choices[tree["name"]], options, path)

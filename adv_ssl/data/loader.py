@@ -1,0 +1,145 @@
+"""Batches as a pure function of (seed, step): nothing to save, the same for any number of hosts."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from adv_ssl.data import transforms
+from adv_ssl.data.sources import Source
+from adv_ssl.errors import UserError
+
+Batch = dict[str, Any]  # of arrays; or one example, without the axis B
+
+
+def train_batches(
+    source: Source,
+    *,
+    image_size: int,
+    views: int,
+    min_area: float,
+    antialias: bool,
+    flip: bool,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """Batches ``start`` to ``stop - 1`` of the endless sequence that ``seed`` stands for.
+
+    Every epoch is a new permutation of the source, its last, short batch dropped. Example ``i`` of
+    the sequence is always the same, augmentation included, wherever the sequence is entered.
+
+    Args:
+      source: the images.
+      image_size: S, side of the square they become, pixels.
+      views: V, crops of each image.
+      min_area: smallest share of the image's area in a crop.
+      antialias: torchvision's crop if true, BYOL's if not.
+      flip: mirror half of the views.
+      batch_size: B, over all hosts.
+      seed: a non-negative integer.
+      start: first step to yield.
+      stop: step to stop before.
+      host: this host; it yields rows [host * B / hosts, (host + 1) * B / hosts) of each batch.
+      hosts: number of hosts.
+
+    Returns:
+      An iterator over ``{"image": uint8 [B / hosts, V, S, S, 3], "label": int32 [B / hosts]}``,
+      without the axis V if ``views`` is 1. Close it, or drop it, to stop its threads.
+
+    Raises:
+      UserError: at once, if the source has fewer than B images, or B is not divisible by ``hosts``.
+    """
+    images = len(source.records)
+    if batch_size > images:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {images} images of {source.records.what}: "
+            "lower batch_size, or take a larger split."
+        )
+    if batch_size % hosts:
+        raise UserError(f"batch_size={batch_size} must be divisible by the {hosts} hosts.")
+
+    def augment(record: dict[str, Any], rng: np.random.Generator) -> Batch:
+        crops = []
+        for _ in range(views):
+            crop = transforms.random_resized_crop(
+                record["image"], rng, image_size, min_area, antialias=antialias
+            )
+            crops.append(transforms.random_flip(crop, rng) if flip else crop)
+        image = np.stack(crops) if views > 1 else crops[0]
+        return {"image": image, "label": np.int32(record["label"])}
+
+    # grain permutes epoch e by seed + e: unmixed, seed 1's epoch 0 would be seed 0's epoch 1.
+    shuffle_seed, augment_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
+    examples = (
+        grain.MapDataset.source(source.records)
+        .shuffle(seed=shuffle_seed)
+        .slice(slice(images // batch_size * batch_size))
+        .repeat()
+        .random_map(augment, seed=augment_seed)
+    )
+    rows = batch_size // hosts
+
+    def example(i: int) -> Batch:  # of this host: row i % rows of step i // rows
+        return examples[i // rows * batch_size + host * rows + i % rows]
+
+    return _run(grain.MapDataset.range(start * rows, stop * rows).map(example), rows)
+
+
+def eval_batches(
+    source: Source, *, image_size: int, resize: int, batch_size: int, start: int = 0
+) -> Iterator[Batch]:
+    """Every image from ``start`` on exactly once, in order; the last batch is filled up with zeros.
+
+    Args:
+      source: the images.
+      image_size: S, side of the central crop, pixels.
+      resize: short side of the image before the crop, pixels.
+      batch_size: B.
+      start: position of the first image in the source.
+
+    Returns:
+      An iterator over ``{"image": uint8 [B, S, S, 3], "label": int32 [B], "mask": bool [B],
+      "index": int32 [B]}``: ``mask`` is false for filling, ``index`` the position in the source.
+
+    Raises:
+      UserError: at once, if ``resize`` is less than ``image_size``.
+    """
+    if resize < image_size:
+        raise UserError(f"resize={resize}: must be image_size={image_size} or more.")
+    images = len(source.records)
+
+    def example(i: int) -> Batch:
+        image, label = np.zeros((image_size, image_size, 3), np.uint8), 0
+        if i < images:
+            record = source.records[i]
+            image = transforms.eval_crop(record["image"], resize, image_size)
+            label = record["label"]
+        return {
+            "image": image,
+            "label": np.int32(label),
+            "mask": np.bool_(i < images),
+            "index": np.int32(i if i < images else 0),
+        }
+
+    batches = -((start - images) // batch_size)  # rounded up
+    stop = start + batches * batch_size
+    return _run(grain.MapDataset.range(start, stop).map(example), batch_size)
+
+
+def _run(examples: grain.MapDataset, batch_size: int) -> Iterator[Batch]:
+    """Computes examples in threads, two batches ahead, and stacks them."""
+    options = grain.ReadOptions(
+        num_threads=min(os.cpu_count() or 1, 32, 2 * batch_size),
+        prefetch_buffer_size=2 * batch_size,
+    )
+    iterator = iter(examples.to_iter_dataset(options).batch(batch_size))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # else the threads would finish their work before the program may end

@@ -1,0 +1,79 @@
+"""Host transforms of one image, uint8 [H, W, 3]; chance only from an explicit generator."""
+
+import math
+
+import cv2
+import numpy as np
+from PIL import Image
+
+cv2.setNumThreads(0)  # the loader has the threads: OpenCV's own would only compete with them
+
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+LEAST_RATIO, LARGEST_RATIO = 3 / 4, 4 / 3  # width over height of a crop
+
+
+def random_resized_crop(
+    image: np.ndarray, rng: np.random.Generator, size: int, min_area: float, *, antialias: bool
+) -> np.ndarray:
+    """A random part of the image, between ``min_area`` and all of it, resized to a square.
+
+    With ``antialias`` it is torchvision's crop (C-SUP, C-MAE), without it BYOL's (C-BYOL crops).
+    """
+    box = torchvision_box if antialias else byol_box
+    top, left, height, width = box(image.shape[0], image.shape[1], rng, min_area)
+    part = image[top : top + height, left : left + width]
+    if antialias:
+        return resize(part, size, size)
+    # OpenCV's cubic has coefficient -0.75 where TensorFlow's, of the reference, has -0.5: slightly
+    # sharper. Its uint8 result is rounded and clipped to 0..255, as the reference clips to [0, 1].
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _draw_sides(area: float, rng: np.random.Generator, min_area: float) -> tuple[int, int]:
+    """Height and width of a crop: share of ``area`` uniform, ratio log-uniform."""
+    area *= rng.uniform(min_area, 1)
+    ratio = math.exp(rng.uniform(math.log(LEAST_RATIO), math.log(LARGEST_RATIO)))
+    return round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+
+
+def _place(height: int, width: int, h: int, w: int, rng: np.random.Generator) -> Box:
+    """A box of h x w anywhere in height x width."""
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
+def torchvision_box(height: int, width: int, rng: np.random.Generator, min_area: float) -> Box:
+    """Ten tries to fit a crop into the image, then the largest central one allowed (C-SUP)."""
+    for _ in range(10):
+        h, w = _draw_sides(height * width, rng, min_area)
+        if 0 < h <= height and 0 < w <= width:
+            return _place(height, width, h, w, rng)
+    h = min(height, round(width / LEAST_RATIO))
+    w = min(width, round(height * LARGEST_RATIO))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def byol_box(height: int, width: int, rng: np.random.Generator, min_area: float) -> Box:
+    """One draw, its sides clipped to the image (C-BYOL crops)."""
+    h, w = _draw_sides(height * width, rng, min_area)
+    return _place(height, width, min(max(h, 1), height), min(max(w, 1), width), rng)
+
+
+def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Left to right, half the time."""
+    return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def eval_crop(image: np.ndarray, short_side: int, size: int) -> np.ndarray:
+    """Resizes the short side, then takes the central square (F); ``short_side >= size``."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    if short != short_side:
+        height, width = short_side * height // short, short_side * width // short
+        image = resize(image, height, width)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic with antialiasing, as Pillow and torchvision do it."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

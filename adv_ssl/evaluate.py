@@ -1,0 +1,109 @@
+"""Top-1 accuracy of a classifier, clean and under attack: float32, each image exactly once."""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats
+
+from adv_ssl.attacks import Attack
+from adv_ssl.config import AttackConfig, Evaluation
+from adv_ssl.data.loader import eval_batches
+from adv_ssl.data.sources import Source
+from adv_ssl.keys import named
+from adv_ssl.models.vit import ViT
+from adv_ssl.task import Task
+from adv_ssl.tasks import supervised
+from adv_ssl.train import stop_if_preempted
+
+PyTree = Any
+
+
+def wilson(correct: int, n: int) -> list[float]:
+    """95% interval of a proportion (Wilson's score)."""
+    interval = stats.binomtest(correct, n).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def classifier(encoder: ViT, classes: int) -> Task:
+    """The task that is scored: cross-entropy to the label itself, without smoothing."""
+    return supervised.make(supervised.Supervised(0.0, 0.0), encoder, classes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def attacked(
+    task: Task, attack: Attack | None, params: PyTree, batch: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(clean [B, H, W, 3], attacked, predicted class [B]): an image's noise hangs on its index alone."""
+    clean, context, _ = task.prepare(params, None, batch, key)
+    x = clean
+    if attack is not None:
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        x, _ = attack(lambda x: task.loss(params, x, context, None)[0], clean, keys)
+    return clean, x, task.loss(params, x, context, None)[1]["logits"].argmax(-1)
+
+
+def count_correct(
+    task: Task,
+    attack: Attack | None,
+    params: PyTree,
+    source: Source,
+    options: Evaluation,
+    image_size: int,
+    key: jax.Array,
+) -> tuple[int, int]:
+    """(correct, all) over every image of ``source``, each counted once."""
+    correct = total = 0
+    for batch in eval_batches(
+        source, image_size=image_size, resize=options.resize, batch_size=options.batch_size
+    ):
+        stop_if_preempted()
+        mask = batch.pop("mask")
+        _, _, predicted = attacked(task, attack, params, batch, key)
+        correct += int(((np.asarray(predicted) == batch["label"]) & mask).sum())
+        total += int(mask.sum())
+    return correct, total
+
+
+def score(
+    task: Task,
+    params: PyTree,
+    source: Source,
+    options: Evaluation,
+    image_size: int,
+    config: AttackConfig | None,
+    seed: int,
+) -> dict[str, Any]:
+    """One record of results.json: top-1 with n and a 95% interval."""
+    began = time.perf_counter()
+    attack = config.make() if config else None
+    key = named(jax.random.key(seed), "evaluate")
+    with jax.default_matmul_precision("float32"):
+        correct, n = count_correct(task, attack, params, source, options, image_size, key)
+    return {
+        "metric": "top1",
+        "value": correct / n,
+        "n": n,
+        "ci95": wilson(correct, n),
+        "attack": None if config is None else {**dataclasses.asdict(config), "restarts": 1},
+        "precision": "float32",
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """A record for the log."""
+    attack = record["attack"]
+    under = (
+        "clean"
+        if attack is None
+        else f"PGD-{attack['steps']} {attack['norm']} {attack['epsilon']:g}"
+    )
+    low, high = record["ci95"]
+    return (
+        f"{record['dataset']}, {under}: top-1 {record['value']:.2%} "
+        f"[{low:.2%}, {high:.2%}], n={record['n']}, {record['seconds']:.1f} s"
+    )

@@ -1,0 +1,73 @@
+"""python -m adv_ssl.main --config=configs/byol_l2.py[:SCALE] --workdir=DIR [--config.KEY=VALUE ...]
+
+Exit codes: 0 done; 2 a mistake in the command, the configuration or the data, told in one line;
+75 stopped by SIGTERM with everything saved: start the same command again.
+"""
+
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+
+import absl.logging
+from absl import app, flags
+from ml_collections import config_flags
+
+from adv_ssl import pipeline, train
+from adv_ssl.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE or FILE:SCALE.", lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: a new one, or one to go on with."
+)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Flags, with every mistake in them as one line and exit code 2."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        rest = flags.FLAGS(list(argv))
+        if rest[1:]:
+            raise UserError(f"unexpected argument {rest[1]!r}: options begin with --.")
+        return rest
+    except (
+        flags.Error,
+        UserError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
+        _leave(" ".join(str(error).split()))
+
+
+def _leave(message: str) -> None:
+    print(f"adv_ssl: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _main(_: Sequence[str]) -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logging.getLogger("adv_ssl").setLevel(logging.INFO)
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    train.watch_for_preemption()
+    try:
+        page = pipeline.run(_CONFIG.value, _WORKDIR.value)
+    except UserError as error:
+        _leave(str(error))
+    except train.TrainingError as error:
+        print(f"adv_ssl: {error}", file=sys.stderr)
+        sys.exit(1)
+    except train.Preempted:
+        logging.getLogger("adv_ssl").info("SIGTERM: saved; start the same command again to go on.")
+        sys.exit(75)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _leave(f"no space left on the disk of {_WORKDIR.value}: make room and start again.")
+    print(page)
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=_parse_flags)

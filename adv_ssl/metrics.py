@@ -1,0 +1,47 @@
+"""Numbers over time: one JSON line a log step, and TensorBoard events."""
+
+import json
+import pathlib
+
+import tensorboardX
+
+from adv_ssl.files import write_atomically
+
+
+def read(path: pathlib.Path) -> list[dict[str, float]]:
+    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class Writer:
+    """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR.
+
+    A run that resumes at step ``start`` forgets what was logged beyond it, so that no step is there twice.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        path = folder / "metrics.jsonl"
+        kept = [json.dumps(r) + "\n" for r in read(path) if r["step"] <= start]
+        write_atomically(path, "".join(kept))
+        self._file = path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One record, on disk when this returns."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes the events."""
+        self._file.close()
+        self._events.close()

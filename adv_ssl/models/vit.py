@@ -1,0 +1,195 @@
+"""The Vision Transformer of the paper: ViT-B/16 as changed by He et al. for fine-tuning (B1-B4).
+
+Pixels in [0, 1] go in; mean/std normalisation is the first line. Parameters are float32; matrix
+products run in ``dtype``; softmax and layer norms are computed in float32.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adv_ssl.errors import UserError
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # A13
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The shape of an encoder: what a checkpoint must agree on to be handed over."""
+
+    image_size: int  # pixels a side
+    patch: int  # pixels a side
+    width: int
+    depth: int  # blocks
+    heads: int
+    mlp: int  # hidden width of a block's MLP
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise UserError(f"{field.name}={getattr(self, field.name)}: must be 1 or more.")
+        for whole, part in (("image_size", "patch"), ("width", "heads")):
+            a, b = getattr(self, whole), getattr(self, part)
+            if a % b:
+                raise UserError(
+                    f"{whole}={a} is not divisible by {part}={b}: choose a multiple of {b}."
+                )
+        if self.width % 4:
+            raise UserError(
+                f"width={self.width}: must be a multiple of 4, because the position table "
+                "has a sine and a cosine part for rows and for columns."
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """Images [B, H, W, C] -> patches [B, N, patch*patch*C], row-major; pixels in (row, col, channel) order."""
+    b, h, w, c = images.shape
+    patches = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def sincos_table(grid: int, width: int) -> np.ndarray:
+    """Position table [1 + grid*grid, width] (B6): zeros for cls; the first half encodes the column."""
+    omega = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    row, column = np.divmod(np.arange(grid * grid), grid)
+    angles = [np.outer(position, omega) for position in (column, row)]
+    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
+    return np.concatenate([np.zeros((1, width)), table]).astype(np.float32)
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """rate * i / (depth - 1) for block i (B13)."""
+    return [rate * i / max(1, depth - 1) for i in range(depth)]
+
+
+def _patch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """The default of the reference's convolution: U(+-1/sqrt(fan_in)) (B9)."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def _separate_qkv(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """Xavier-uniform for each of q, k and v by itself, not for their concatenation (B9)."""
+    bound = (6 / (shape[0] + shape[1] // 3)) ** 0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+_XAVIER = nn.initializers.xavier_uniform()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: [B, N, D] -> [B, N, D]."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        b, n, d = tokens.shape
+        qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=_separate_qkv, name="qkv")(tokens)
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
+        mixed = jax.nn.dot_product_attention(q, k, v)  # softmax in float32
+        return nn.Dense(d, dtype=self.dtype, kernel_init=_XAVIER, name="proj")(
+            mixed.reshape(b, n, d)
+        )
+
+
+class Mlp(nn.Module):
+    """Two dense layers with the exact (erf) GELU between them."""
+
+    hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        hidden = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_XAVIER, name="fc1")(tokens)
+        hidden = nn.gelu(hidden, approximate=False)
+        return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=_XAVIER, name="fc2")(hidden)
+
+
+class DropPath(nn.Module):
+    """Drops a whole residual branch, image by image, and scales the kept ones by 1/keep (B13)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, branch: Array, deterministic: bool) -> Array:
+        if deterministic or self.rate == 0.0:
+            return branch
+        keep = jax.random.bernoulli(
+            self.make_rng("drop_path"), 1 - self.rate, (branch.shape[0], *[1] * (branch.ndim - 1))
+        )
+        return branch * (keep / (1 - self.rate)).astype(branch.dtype)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    heads: int
+    mlp: int
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array, deterministic: bool) -> Array:
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)  # B2
+
+        mixed = Attention(self.heads, self.dtype, name="attn")(norm("norm1")(tokens))
+        tokens = tokens + DropPath(self.drop_path, name="drop_path1")(mixed, deterministic)
+        hidden = Mlp(self.mlp, self.dtype, name="mlp")(norm("norm2")(tokens))
+        return tokens + DropPath(self.drop_path, name="drop_path2")(hidden, deterministic)
+
+
+class ViT(nn.Module):
+    """Images [B, H, W, 3] in [0, 1] -> pooled features [B, width], float32.
+
+    The mean of the final patch tokens, without the cls token, goes through ``fc_norm`` (B4).
+    """
+
+    architecture: Architecture
+    drop_path: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, deterministic: bool = True) -> Array:
+        a = self.architecture
+        patches = patchify((images - MEAN) / STD, a.patch)
+        tokens = nn.Dense(
+            a.width,
+            dtype=self.dtype,
+            kernel_init=_XAVIER,
+            bias_init=_patch_bias(patches.shape[-1]),
+            name="patch_embed",
+        )(patches)
+        cls = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, a.width))
+        positions = self.param(
+            "pos_embed", lambda key: jnp.asarray(sincos_table(a.grid, a.width))[None]
+        )  # trainable (B7, B8)
+        cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, a.width)).astype(tokens.dtype)
+        tokens = jnp.concatenate([cls, tokens], axis=1) + positions.astype(tokens.dtype)
+        for i, rate in enumerate(drop_path_rates(self.drop_path, a.depth)):
+            tokens = Block(a.heads, a.mlp, rate, self.dtype, name=f"block_{i}")(
+                tokens, deterministic
+            )
+        pooled = tokens[:, 1:].astype(jnp.float32).mean(axis=1)
+        return nn.LayerNorm(epsilon=1e-6, name="fc_norm")(pooled)
+
+
+def encode(encoder: ViT, params: Any, images: Array, key: Array | None) -> Array:
+    """Features of ``images``; ``key`` drives drop path, ``None`` turns it off."""
+    rngs = None if key is None else {"drop_path": key}
+    return encoder.apply({"params": params}, images, key is None, rngs=rngs)

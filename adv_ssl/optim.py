@@ -1,0 +1,200 @@
+"""Optimizers, schedules and the rules that say what each parameter gets.
+
+Rules go by the parameter's name, and a name that no rule knows is an error: a new parameter never
+falls into a default.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+from adv_ssl.errors import UserError
+
+PyTree = Any
+
+# The kinds of parameters that a recipe may decay: first match wins.
+KINDS = (
+    (r"encoder/cls_token", "token"),
+    (r"encoder/pos_embed", "position"),
+    (r".*/kernel", "matrix"),
+    (r".*/bias", "bias"),
+    (r".*/scale", "norm"),
+)
+# By name, not by rank: a bias stays a bias whatever its shape (D10).
+_ALWAYS_PLAIN = ("bias", "norm")  # neither decayed nor adapted by LARS
+
+# The layer of a parameter, -1 for the last (D6).
+LAYERS = (
+    (r"encoder/(patch_embed/.*|cls_token|pos_embed)", lambda match: 0),
+    (r"encoder/block_(\d+)/.*", lambda match: int(match[1]) + 1),
+    (r"encoder/fc_norm/.*|(head|projector|predictor)/.*", lambda match: -1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW with decoupled decay, multiplied by the learning rate (C, D2)."""
+
+    base_lr: float  # per 256 images: the peak is base_lr * batch_size / 256
+    weight_decay: float
+    b1: float
+    b2: float
+    decayed: tuple[str, ...]  # the kinds of parameters that are decayed
+
+    def __post_init__(self) -> None:
+        _check(self)
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1).")
+
+    def transform(self, decayed: PyTree, plain: PyTree) -> optax.GradientTransformation:
+        """Gradients -> the direction before the learning rate."""
+        del plain
+        return optax.chain(
+            optax.scale_by_adam(self.b1, self.b2, eps=1e-8),
+            optax.add_decayed_weights(self.weight_decay, decayed),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lars:
+    """LARS as BYOL uses it: decay, trust ratio, momentum, and only then the learning rate (C-BYOL LARS).
+
+    ``optax.lars`` applies the learning rate before the momentum, which differs while the rate changes.
+    """
+
+    base_lr: float  # per 256 images
+    weight_decay: float
+    momentum: float
+    trust: float  # eta
+    decayed: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum={self.momentum}: must be in [0, 1).")
+        if self.trust <= 0:
+            raise UserError(f"trust={self.trust}: must be above 0.")
+
+    def transform(self, decayed: PyTree, plain: PyTree) -> optax.GradientTransformation:
+        """Gradients -> the direction before the learning rate."""
+        adapted = jax.tree.map(lambda p: not p, plain)
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay, decayed),
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=self.trust), adapted),
+            optax.trace(self.momentum),
+        )
+
+
+OPTIMIZERS = {"adamw": AdamW, "lars": Lars}
+
+
+def _check(options: AdamW | Lars) -> None:
+    if options.base_lr < 0:
+        raise UserError(f"base_lr={options.base_lr}: must be 0 or more.")
+    if options.weight_decay < 0:
+        raise UserError(f"weight_decay={options.weight_decay}: must be 0 or more.")
+    kinds = [kind for _, kind in KINDS if kind not in _ALWAYS_PLAIN]
+    for kind in options.decayed:
+        if kind not in kinds:
+            raise UserError(f"decayed has {kind!r}: the kinds are {', '.join(kinds)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up from 0, then half a cosine down to ``min_lr``; one value per step."""
+
+    warmup: float  # share of all steps
+    min_lr: float  # where the cosine ends, not scaled by the batch (D4)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"warmup={self.warmup}: a share of all steps, in [0, 1].")
+        if self.min_lr < 0:
+            raise UserError(f"min_lr={self.min_lr}: must be 0 or more.")
+
+
+def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
+    """The learning rate of each of ``steps`` steps; step 0 of a warm-up has rate 0 (C, D4)."""
+    warmup = round(schedule.warmup * steps)
+    cosine = optax.cosine_decay_schedule(peak - schedule.min_lr, max(1, steps - warmup))
+    ramp = optax.linear_schedule(0.0, peak, max(1, warmup))
+    return optax.join_schedules([ramp, lambda t: schedule.min_lr + cosine(t)], [warmup])
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """A leaf's path as ``encoder/block_0/attn/qkv/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _by_rule(rules: tuple[tuple[str, Any], ...], name: str) -> tuple[re.Match[str], Any]:
+    for pattern, value in rules:
+        if match := re.fullmatch(pattern, name):
+            return match, value
+    raise ValueError(f"no rule of adv_ssl/optim.py knows the parameter {name}: add one.")
+
+
+def kinds(params: PyTree) -> PyTree:
+    """The kind of every parameter: ``KINDS``. Raises ValueError on an unknown name."""
+    return jax.tree_util.tree_map_with_path(lambda p, _: _by_rule(KINDS, name_of(p))[1], params)
+
+
+def layers(params: PyTree) -> PyTree:
+    """The layer id of every parameter: 0 for embeddings, i + 1 for block i, blocks + 1 for the rest (D6)."""
+
+    def layer(path: tuple[Any, ...], _: Any) -> int:
+        match, id_of = _by_rule(LAYERS, name_of(path))
+        return id_of(match)
+
+    ids = jax.tree_util.tree_map_with_path(layer, params)
+    last = max(jax.tree.leaves(ids)) + 1
+    return jax.tree.map(lambda i: last if i == -1 else i, ids)
+
+
+def layer_scales(gamma: float, last: int) -> list[float]:
+    """gamma^(last - id) for id 0..last: the last layer keeps the whole learning rate (D7, D8)."""
+    return [gamma ** (last - i) for i in range(last + 1)]
+
+
+def make(
+    options: AdamW | Lars, schedule: optax.Schedule, layer_decay: float, params: PyTree
+) -> optax.GradientTransformation:
+    """The optimizer of a stage. ``params`` may be abstract: only names are read.
+
+    The layer's scale comes last, so that it also multiplies the decay and ``min_lr`` (D4, D9).
+    """
+    kind = kinds(params)
+    decayed = jax.tree.map(lambda k: k in options.decayed, kind)
+    plain = jax.tree.map(lambda k: k in _ALWAYS_PLAIN, kind)
+    steps = [options.transform(decayed, plain), optax.scale_by_learning_rate(schedule)]
+    if layer_decay != 1.0:
+        ids = layers(params)
+        scales = layer_scales(layer_decay, max(jax.tree.leaves(ids)))
+        steps.append(optax.multi_transform({i: optax.scale(s) for i, s in enumerate(scales)}, ids))
+    return optax.chain(*steps)
+
+
+def table(options: AdamW | Lars, peak: float, layer_decay: float, params: PyTree) -> str:
+    """What each layer gets, for the log: parameters, decayed ones, peak learning rate, scale."""
+    ids, kind = layers(params), kinds(params)
+    last = max(jax.tree.leaves(ids))
+    scales = layer_scales(layer_decay, last)
+    rows = []
+    leaves = list(zip(*map(jax.tree.leaves, (ids, kind, params)), strict=True))
+    for i, scale in enumerate(scales):
+        here = [(k, p.size) for j, k, p in leaves if j == i]
+        name = "embeddings" if i == 0 else "fc_norm, heads" if i == last else f"block_{i - 1}"
+        decayed = sum(size for k, size in here if k in options.decayed)
+        total = sum(size for _, size in here)
+        rows.append(
+            f"{i:>5}  {name:<14} {total:>12,} {decayed:>12,}  {scale:<9.3g} {peak * scale:.3g}"
+        )
+    total = sum(p.size for p in jax.tree.leaves(params))
+    return "\n".join(
+        [f"{'layer':>5}  {'':<14} {'parameters':>12} {'decayed':>12}  {'scale':<9} peak rate"]
+        + rows
+        + [f"{'':>5}  {'total':<14} {total:>12,}"]
+    )

@@ -1,0 +1,56 @@
+"""What a number was made with: versions, commit, devices, seed and every start of the run."""
+
+import datetime
+import json
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+
+import adv_ssl
+from adv_ssl.files import write_json
+
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
+    "array-record", "dm-pix", "numpy", "pillow", "opencv-python-headless", "scikit-learn",
+)  # fmt: skip
+
+
+def _git(*arguments: str) -> str | None:
+    """The answer of git about the checkout this package lies in, or None outside of one."""
+    folder = pathlib.Path(adv_ssl.__file__).parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def record(path: pathlib.Path, seed: int) -> None:
+    """Writes provenance.json; a run that resumes adds its start to those before."""
+    starts: list[dict[str, Any]] = json.loads(path.read_text())["starts"] if path.exists() else []
+    commit = _git("rev-parse", "HEAD")
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "commit": commit,
+    }
+    write_json(
+        path,
+        {
+            "adv_ssl": adv_ssl.__version__,
+            "commit": commit,
+            "dirty": bool(_git("status", "--porcelain", "--", ".")),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: metadata.version(name) for name in _PACKAGES},
+            "devices": [str(device) for device in jax.devices()],
+            "seed": seed,
+            "starts": [*starts, start],
+        },
+    )

@@ -1,0 +1,425 @@
+"""The page of a run: its files in, one HTML file out.
+
+A pure function of the folder. It may be asked for at any time, of a run that has only begun too:
+what is missing is shown as not yet there. The page stands alone: figures and style are inside it.
+"""
+
+import base64
+import functools
+import html
+import json
+import logging
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from adv_ssl import figures, metrics
+from adv_ssl.files import write_atomically
+
+METHODS = {"supervised": "Supervised", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
+NORMS = {"linf": "L∞", "l2": "L2"}
+FLAGS = {
+    "PAPER": "stated by the paper",
+    "REF": "stated by the reference the paper names, or by its released code",
+    "OPEN": "left open by the paper: the best-supported choice",
+    "OURS": "chosen by us: a smaller scale, or a matter of running",
+    "changed": "differs from the recipe, whose value and source are in brackets",
+}
+PANELS: dict[str, tuple[str, tuple[float, float] | None]] = {  # metric -> title, ends of the y axis
+    "loss": ("loss", None),
+    "learning_rate": ("learning rate", None),
+    "accuracy": ("accuracy", (0.0, 1.05)),
+    "feature_std": ("feature std (0: collapse)", None),
+    "attack/gain": ("attack: loss gain per step", None),
+    "attack/radius": ("attack: |δ| / ε", (0.0, 1.05)),
+    "attack/zero_grad": ("attack: share of zero gradients", (-0.02, 1.05)),
+}
+TIMES = "\N{MULTIPLICATION SIGN}"
+CARDS = 12  # images shown of a gallery
+VOID = ("br", "img", "meta")  # elements without an end tag
+_log = logging.getLogger("adv_ssl")
+
+
+class Html(str):
+    """Text that is HTML already. Any other text is escaped where it enters the page."""
+
+
+def tag(element: str, *children: object, **attributes: object) -> Html:
+    """``<element attributes>children</element>``, escaped; ``class_`` stands for ``class``."""
+    pairs = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
+    inner = "".join(c if isinstance(c, Html) else html.escape(str(c)) for c in children)
+    return Html(f"<{element}{pairs}>{inner}" + ("" if element in VOID else f"</{element}>"))
+
+
+def join(*parts: Html) -> Html:
+    """Elements one after another."""
+    return Html("".join(parts))
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+    """Draws ``figures/*.png`` and writes ``report.html``, whole or not at all; returns its path."""
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    part = functools.partial(_part, workdir)
+    sections = {
+        "Scores": part(_scores, "results.json"),
+        "Robustness": part(_robust_accuracy, "results.json"),
+        "Training": join(
+            tag("h3", "Pre-training"),
+            part(_training, "pretrain/metrics.jsonl"),
+            tag("h3", "Fine-tuning"),
+            part(_training, "finetune/metrics.jsonl"),
+        ),
+        "Gallery": join(
+            tag("h3", "Test images"),
+            part(_gallery, "figures/gallery.npz"),
+            tag("h3", "Inputs of pre-training"),
+            part(_gallery, "figures/pretrain_gallery.npz"),
+        ),
+        "Filters": part(_filters, "figures/filters.npz"),
+        "Hand-off": part(_handoff, "finetune/handoff.json"),
+        "Recipe": part(_recipe, "config.json"),
+        "Provenance": part(_provenance, "provenance.json"),
+    }
+    links = [tag("a", title, href=f"#{title}") for title in sections]
+    top = part(_headline, "config.json"), part(_sentence, "results.json"), tag("nav", *links)
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"adv_ssl: {workdir.resolve().name}"),
+        tag("style", Html(pathlib.Path(__file__).with_suffix(".css").read_text())),
+    )
+    body = [tag("section", tag("h2", title), s, id=title) for title, s in sections.items()]
+    page = tag("html", head, tag("body", tag("header", *top), *body), lang="en")
+    path = workdir / "report.html"
+    write_atomically(path, f"<!DOCTYPE html>\n{page}\n")
+    return path
+
+
+def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: str) -> Html:
+    """What ``build`` makes of a file of the run, or one line on why there is nothing."""
+    try:
+        return build(workdir / source)
+    except FileNotFoundError:
+        return tag("p", f"{source}: not yet there", class_="missing")
+    except Exception as error:  # a page about a run must never be what ends it
+        _log.exception("report: %s", source)
+        reason = f"{source} cannot be shown: {type(error).__name__}: {error}"
+        return tag("p", reason, class_="missing")
+
+
+# Headline and scores
+
+
+def _headline(path: pathlib.Path) -> Html:
+    config = json.loads(path.read_text())
+    model, task, attack = config["model"], config["pretrain"]["task"], config["pretrain"]["attack"]
+    setup = [
+        f"ViT of width {model['width']} and {model['depth']} blocks",
+        f"patches of {model['patch']} in images of {model['image_size']} pixels",
+        f"data: {config['data']['name']}",
+    ]
+    title = f"{METHODS.get(task['name'], task['name'])}: nominal pre-training"
+    if config["weights"]:  # then nothing was pre-trained here
+        title = f"Fine-tuning of {config['weights']}"
+    elif attack:
+        title = title.replace("nominal", "adversarial") + f", {_threat(attack)}"
+        setup.append(f"PGD, {attack['steps']} steps of {attack['step_size']} ε")
+    return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
+
+
+def _sentence(path: pathlib.Path) -> Html:
+    records = _top1(path)
+    sentence: list[object] = ["Top-1 accuracy"]
+    dataset = None
+    for i, record in enumerate(records[:4]):
+        sentence.append("; " if i else "")
+        if record["dataset"] != dataset:
+            dataset = record["dataset"]
+            sentence.append(f" on {dataset}: ")
+        under = f"under {_threat(record['attack'])}" if record["attack"] else "clean"
+        sentence += [tag("b", f"{100 * record['value']:.1f}%"), f" {under} "]
+        sentence.append(f"(95% interval {_interval(record)}, n\xa0=\xa0{record['n']:,})")
+    more = f"; {len(records) - 4} more below" if len(records) > 4 else ""
+    return tag("p", *sentence, f"{more}.", class_="scores")
+
+
+def _scores(path: pathlib.Path) -> Html:
+    rows = []
+    for record in json.loads(path.read_text()):
+        attack = record["attack"] or {}
+        main = ("norm", "epsilon", "steps")
+        options = [f"{k.replace('_', ' ')} {v}" for k, v in attack.items() if k not in main]
+        metric = record["metric"].replace("top1", "top-1").replace("_", " ")
+        ends = zip(("low", "high", "at"), (*record["ci95"], record["value"]), strict=True)
+        rows.append(
+            (
+                tag("span", record["dataset"], " ", tag("small", f"{record['suite']}, {metric}")),
+                NORMS.get(attack["norm"], attack["norm"]) if attack else "none",
+                _radius(attack) if attack else "",
+                attack.get("steps", ""),
+                tag("b", f"{100 * record['value']:.1f}"),
+                _interval(record),
+                tag("i", class_="range", style=";".join(f"--{k}:{v:.2%}" for k, v in ends)),
+                f"{record['n']:,}",
+                f"{record['seconds']:,.0f}",
+                tag("small", ", ".join(options)),
+            )
+        )
+    head = ("data", "attack", "ε", "steps", "score, %", "95% interval", "0 to 100%", "n", "seconds")
+    return _table((*head, "options"), rows, numbers=(2, 3, 4, 5, 7, 8), class_="results")
+
+
+def _robust_accuracy(path: pathlib.Path) -> Html:
+    curves = _curves(_top1(path))
+    if not curves:
+        return tag("p", "no attack evaluated yet", class_="missing")
+    images = []
+    for norm, named in curves.items():
+        label = NORMS.get(norm, norm) + (" radius, in 1/255" if norm == "linf" else " radius")
+        drawn = figures.robust_accuracy(named, label)
+        name = f"robust_accuracy_{norm}"
+        images.append(_image(path.parent / "figures", name, drawn, f"Top-1 over {label}"))
+    note = "Top-1 with 95% intervals. Radius 0 is clean; of several attacks of a radius, the worst."
+    return join(tag("div", *images, class_="wide panels"), tag("p", note, class_="note"))
+
+
+def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
+    """Norm -> name of a curve -> its points (radius, value, low, high), the clean one first."""
+    origins = {f"{r['dataset']}, {r['stage']}, step {r['step']}" for r in records}
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for norm in dict.fromkeys(r["attack"]["norm"] for r in records if r["attack"]):
+        for origin in sorted(origins):
+            worst: dict[float, list[float]] = {}
+            for r in records:
+                attack = r["attack"] or {"norm": norm, "epsilon": 0.0}
+                own = f"{r['dataset']}, {r['stage']}, step {r['step']}" == origin
+                if own and attack["norm"] == norm:
+                    radius = attack["epsilon"] * (255 if norm == "linf" else 1)
+                    point = [radius, r["value"], *r["ci95"]]
+                    worst[radius] = min(worst.get(radius, point), point)
+            if any(worst):  # a clean score alone, of radius 0, is no curve
+                curves.setdefault(norm, {})[origin] = [worst[radius] for radius in sorted(worst)]
+    return curves
+
+
+def _top1(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The top-1 records of a run; FileNotFoundError if there is none yet."""
+    records = [r for r in json.loads(path.read_text()) if r["metric"] == "top1"]
+    if not records:
+        raise FileNotFoundError(path)
+    return records
+
+
+def _threat(attack: Mapping[str, Any]) -> str:
+    return f"{NORMS.get(attack['norm'], attack['norm'])} ε\xa0=\xa0{_radius(attack)}"
+
+
+def _radius(attack: Mapping[str, Any]) -> str:
+    """As the paper writes it: k/255 in L-inf, a number in L2."""
+    epsilon = attack["epsilon"]
+    return f"{255 * epsilon:.3g}/255" if attack["norm"] == "linf" else f"{epsilon:g}"
+
+
+def _interval(record: Mapping[str, Any]) -> str:
+    return "{:.1f} to {:.1f}".format(*(100 * end for end in record["ci95"]))
+
+
+# Training
+
+
+def _training(path: pathlib.Path) -> Html:
+    rows, stage = metrics.read(path), path.parent.name
+    if not rows:
+        raise FileNotFoundError(path)
+    images = []
+    for key, (title, bounds) in PANELS.items():
+        steps, values = _series(rows, key)
+        if len(steps):
+            drawn = figures.curve(steps, values, title, bounds)
+            name = f"{stage}_{key.replace('/', '_')}"
+            images.append(_image(path.parents[1] / "figures", name, drawn, f"{title}, {stage}"))
+    facts = [f"Up to step {rows[-1]['step']:,}"]
+    for key, text, summary in (
+        ("images_per_second", "{:,.0f} images/s (median)", np.median),
+        ("input_wait", "{:.1%} of the time waiting for input (median)", np.median),
+        ("skipped", "{:.0f} steps skipped as not finite", np.sum),
+    ):
+        _, values = _series(rows, key)
+        facts += [text.format(summary(values))] if len(values) else []
+    note = tag("p", " · ".join(facts), class_="note")
+    return join(tag("div", *images, class_="panels"), note)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values [T] of one metric, where it was logged and is finite."""
+    points = [(r["step"], r[key]) for r in rows if key in r and r[key] is not None]
+    steps, values = np.array(points, float).reshape(-1, 2).T
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+# Images
+
+
+def _gallery(path: pathlib.Path) -> Html:
+    """Cards of clean | perturbation | attacked, one factor for all: so they can be compared."""
+    data = _arrays(path)
+    factor = figures.amplification(data["attacked"] - data["clean"])
+    cards = []
+    for i, (clean, attacked) in enumerate(zip(data["clean"], data["attacked"], strict=True)):
+        if i == CARDS:
+            break
+        drawn = figures.triptych(clean, attacked, factor)
+        image = _image(path.parent, f"{path.stem}_{i:02}", drawn, "clean, perturbation, attacked")
+        left, right = _verdicts(data, i) if "label" in data else ("clean", "attacked")
+        below = [tag("span", text) for text in (left, f"{TIMES} {factor:g}", right)]
+        cards.append(tag("figure", image, tag("figcaption", *below)))
+    attack = {"norm": str(data["norm"]), "epsilon": float(data["epsilon"])}
+    note = (
+        f"{_threat(attack)}, {int(data['steps'])} PGD steps. Left to right: the clean image; the "
+        f"perturbation {TIMES} {factor:g} about mid-grey; the attacked image."
+    )
+    if "label" in data:
+        note += " Below: the label in bold, then what the model says (✗: wrong)."
+    return join(tag("p", note, class_="note"), tag("div", *cards, class_="cards"))
+
+
+def _verdicts(data: Mapping[str, np.ndarray], i: int) -> tuple[Html, Html]:
+    """What stands below the clean and the attacked image ``i``."""
+    names, label = data["class_names"], data["label"][i]
+
+    def verdict(prediction: int) -> Html:
+        kind, mark = ("right", "✓") if prediction == label else ("wrong", "✗")
+        return tag("span", f"{mark} {names[prediction]}", class_=kind)
+
+    clean, attacked = verdict(data["clean_prediction"][i]), verdict(data["attacked_prediction"][i])
+    title = join(Html("label "), tag("b", names[label]), tag("br"))
+    return join(title, clean), join(Html("attacked<br>"), attacked)
+
+
+def _filters(path: pathlib.Path) -> Html:
+    data = _arrays(path)
+    explained = data["explained"]
+    drawn = figures.filters(data["components"], explained)
+    note = (
+        f"The first {len(explained)} principal components of the standardised filters of the patch "
+        f"embedding, each rescaled to [0, 1], with its share of the variance (together "
+        f"{explained.sum():.1%}), as in Fig. 4 of the paper."
+    )
+    image = _image(path.parent, "filters", drawn, "Principal components of the patch embedding")
+    return join(tag("div", image, class_="filters"), tag("p", note, class_="note"))
+
+
+def _image(folder: pathlib.Path, name: str, figure: Figure, alt: str) -> Html:
+    """Writes the figure as ``name.png`` and gives an element that holds a copy of it."""
+    data = figures.png(figure)
+    (folder / f"{name}.png").write_bytes(data)
+    encoded = base64.b64encode(data).decode()
+    return tag("img", src=f"data:image/png;base64,{encoded}", alt=alt)
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+# Hand-off, recipe, provenance
+
+
+def _handoff(path: pathlib.Path) -> Html:
+    rows: dict[str, list[tuple[object, ...]]] = {"carried": [], "fresh": [], "dropped": []}
+    for r in json.loads(path.read_text()):
+        shape = f" {TIMES} ".join(map(str, r["shape"])) or "scalar"
+        rows[r["status"]].append((r["status"], tag("code", r["name"]), shape, r["reason"]))
+    counts = ", ".join(f"{len(of_status)} {status}" for status, of_status in rows.items())
+    head = ("status", "parameter", "shape", "reason")
+    summary = tag("summary", f"The {len(rows['carried'])} that are carried over")
+    return join(
+        tag("p", f"Parameters from pre-training to fine-tuning: {counts}."),
+        _table(head, rows["fresh"] + rows["dropped"]),
+        tag("details", summary, _table(head, rows["carried"])),
+    )
+
+
+def _recipe(path: pathlib.Path) -> Html:
+    config = json.loads(path.read_text())
+    rows, counts = [], Counter[str]()
+    for name, value, source in _leaves(config, config.pop("sources", None)):
+        flag, text = _label(value, source)
+        counts[flag] += 1
+        mark = tag("span", text, class_=f"tag {flag}") if flag else ""
+        rows.append((tag("code", name), tag("code", _text(value)), mark))
+    legend = []
+    for flag, meaning in FLAGS.items():
+        legend.append(tag("dt", tag("span", flag, class_=f"tag {flag}")))
+        legend.append(tag("dd", f"{meaning} ({counts[flag]} of {len(rows)})"))
+    table = _table(("key", "value", "source"), rows, class_="recipe")
+    return join(tag("dl", *legend, class_="legend"), table)
+
+
+def _leaves(tree: Any, source: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Leaves of a configuration: dotted path, value, its [flag, id, recipe's value] or None."""
+    known = isinstance(source, list) and len(source) == 3 and source[0] in FLAGS
+    if not isinstance(tree, Mapping) or known or not tree:
+        yield path, tree, source if known else None
+        return
+    for key, value in tree.items():
+        inner = source.get(key) if isinstance(source, Mapping) else None
+        yield from _leaves(value, inner, f"{path}.{key}" if path else key)
+
+
+def _label(value: Any, source: Any) -> tuple[str, str]:
+    """Flag and text of a leaf's tag, empty where the source is not known."""
+    if source is None:
+        return "", ""
+    flag, where, recipe = source
+    origin = f"{flag} {where}".strip()
+    if value == recipe:
+        return flag, origin
+    return "changed", f"changed (recipe: {_text(recipe)}, {origin})"
+
+
+def _text(value: Any) -> str:
+    """A string as it is, all else as JSON; an empty string as JSON too, to be seen."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _provenance(path: pathlib.Path) -> Html:
+    record = json.loads(path.read_text())
+    facts = {
+        "adv_ssl": record["adv_ssl"],
+        "commit": (record["commit"] or "unknown: not a git checkout")
+        + (" with uncommitted changes" if record["dirty"] else ""),
+        "Python": record["python"],
+        "devices": ", ".join(record["devices"]),
+        "seed": record["seed"],
+        "packages": ", ".join(f"{name} {version}" for name, version in record["packages"].items()),
+    }
+    pairs = [join(tag("dt", key), tag("dd", value)) for key, value in facts.items()]
+    starts = [
+        tag("li", tag("small", start["time"]), tag("br"), tag("code", start["command"]))
+        for start in record["starts"]
+    ]
+    return join(tag("dl", *pairs, class_="facts"), tag("h3", "Starts"), tag("ol", *starts))
+
+
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    numbers: Sequence[int] = (),
+    class_: str = "",
+) -> Html:
+    """A table that scrolls by itself on a narrow screen; the columns ``numbers`` are set right."""
+
+    def line(cell: str, values: Sequence[object]) -> Html:
+        look = ["number" if i in numbers else "text" for i in range(len(values))]
+        return tag("tr", *[tag(cell, v, class_=k) for v, k in zip(values, look, strict=True)])
+
+    body = tag("tbody", *[line("td", row) for row in rows])
+    table = tag("table", tag("thead", line("th", head)), body, class_=class_)
+    return tag("div", table, class_="scroll")

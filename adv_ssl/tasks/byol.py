@@ -1,0 +1,103 @@
+"""BYOL: predict what an average of one's own past says of another view of the image (paper B.2)."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from adv_ssl.data.photometric import Photometric, augment
+from adv_ssl.errors import UserError
+from adv_ssl.keys import named
+from adv_ssl.models.heads import Projector
+from adv_ssl.models.vit import ViT, encode
+from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Byol:
+    """Options of the task."""
+
+    hidden: int  # width inside projector and predictor
+    output: int  # width of a projection
+    view1: Photometric
+    view2: Photometric
+    views: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "output"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more.")
+
+
+class Views(NamedTuple):
+    """One array for each view of a batch: images [B, H, W, 3], or target projections [B, output]."""
+
+    view1: Array
+    view2: Array
+
+
+def make(options: Byol, encoder: ViT, classes: int) -> Task:
+    """Symmetric BYOL: each view is attacked by itself, each target is made once from a clean view (A21)."""
+    del classes
+    projector = Projector(options.hidden, options.output, encoder.dtype)
+    predictor = Projector(options.hidden, options.output, encoder.dtype)
+
+    def init(key: Array, batch: Batch) -> PyTree:
+        image = jnp.zeros((1, *batch["image"].shape[2:]))
+        features, encoder_params = encoder.init_with_output(named(key, "encoder"), image)
+        projection, projector_params = projector.init_with_output(named(key, "projector"), features)
+        predictor_params = predictor.init(named(key, "predictor"), projection)
+        return {
+            "encoder": encoder_params["params"],
+            "projector": projector_params["params"],
+            "predictor": predictor_params["params"],
+        }
+
+    def project(params: PyTree, images: Array, key: Array | None) -> tuple[Array, Array]:
+        features = encode(encoder, params["encoder"], images, key)
+        return projector.apply({"params": params["projector"]}, features), features
+
+    def prepare(params: PyTree, ema: PyTree, batch: Batch, key: Array) -> Prepared:
+        del params
+        images = batch["image"].astype(jnp.float32) / 255
+        views = Views(
+            augment(images[:, 0], named(key, "view1"), options.view1),
+            augment(images[:, 1], named(key, "view2"), options.view2),
+        )
+        targets = Views(*(project(ema, view, None)[0] for view in views))
+        return Prepared(*jax.lax.stop_gradient((views, targets)))
+
+    def loss(params: PyTree, x: Views, context: Views, key: Array | None) -> tuple[Array, Aux]:
+        def one_way(view: Array, target: Array, name: str) -> tuple[Array, Array]:
+            drop_path = None if key is None else named(key, name)
+            projection, features = project(params, view, drop_path)
+            prediction = predictor.apply({"params": params["predictor"]}, projection)
+            return 2 - 2 * cosine(prediction, target), features  # A22
+
+        losses1, features = one_way(x.view1, context.view2, "view1")
+        losses2, _ = one_way(x.view2, context.view1, "view2")
+        return losses1 + losses2, {"feature_std": feature_std(features)}
+
+    return Task(init, prepare, loss)
+
+
+def normalise(x: Array) -> Array:
+    """[B, D] -> rows of length 1, in float32, safe at 0 (A22)."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
+
+
+def cosine(a: Array, b: Array) -> Array:
+    """Cosine of the angle between the rows: [B, D], [B, D] -> [B]."""
+    return (normalise(a) * normalise(b)).sum(-1)
+
+
+def feature_std(features: Array) -> Array:
+    """The collapse meter: 0 where all images have the same features, about 1 where they spread evenly.
+
+    Standard deviation over the batch of the features scaled to length 1, times sqrt(D), averaged
+    over the D dimensions.
+    """
+    return normalise(features).std(axis=0).mean() * features.shape[-1] ** 0.5

@@ -1,0 +1,210 @@
+"""The one training loop, and the one step that every task, attack and stage share."""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adv_ssl.checkpoint import Checkpoints, State
+from adv_ssl.keys import named
+from adv_ssl.metrics import Writer
+from adv_ssl.task import Aux, Batch, PyTree, Task
+
+MAX_BAD_STEPS = 10  # in a row; then the run ends
+_log = logging.getLogger("adv_ssl")
+
+
+class TrainingError(Exception):
+    """The run cannot go on; the message names the step and the last good checkpoint."""
+
+
+class Preempted(Exception):
+    """SIGTERM came; everything is saved."""
+
+
+_preemption = threading.Event()
+
+
+def watch_for_preemption() -> None:
+    """From now on SIGTERM asks the loop to save and leave (exit code 75)."""
+    signal.signal(signal.SIGTERM, lambda *_: _preemption.set())
+
+
+def stop_if_preempted() -> None:
+    """Raises Preempted once SIGTERM has come: for work that has nothing to save."""
+    if _preemption.is_set():
+        raise Preempted
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the step needs beside its state."""
+
+    task: Task
+    tx: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    ema_decay: optax.Schedule | None  # None: no moving average
+
+
+def cosine_between(first: float, last: float, steps: int) -> optax.Schedule:
+    """Half a cosine from ``first`` at step 0 to ``last`` at step ``steps`` (B22)."""
+    return lambda k: last - (last - first) * (1 + jnp.cos(jnp.pi * k / max(1, steps))) / 2
+
+
+def init_state(recipe: Recipe, params: PyTree, ema: PyTree) -> State:
+    """Step 0."""
+
+    def zero() -> jax.Array:  # two arrays: the step gives up the memory of both
+        return jnp.zeros((), jnp.int32)
+
+    return State(zero(), params, ema, recipe.tx.init(params), zero())
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tuple[State, Aux]:
+    """One update. ``key`` is the run's; the step's keys are folded from it by step and name.
+
+    A step whose loss or gradient is not finite changes nothing but the counters.
+    """
+    key = jax.random.fold_in(key, state.step)
+    x, context, health = recipe.task.prepare(state.params, state.ema, batch, named(key, "prepare"))
+
+    def objective(params: PyTree) -> tuple[jax.Array, Aux]:
+        losses, aux = recipe.task.loss(params, x, context, named(key, "loss"))
+        return losses.mean(), aux
+
+    (loss, aux), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if recipe.ema_decay is not None:
+        ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay(state.step))
+
+    grad_norm = optax.global_norm(gradient)
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    new = (params, ema, opt_state)
+    old = (state.params, state.ema, state.opt_state)
+    params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    bad_steps = jnp.where(good, 0, state.bad_steps + 1)
+
+    metrics = {name: value.mean() for name, value in aux.items() if value.ndim <= 1}
+    metrics |= {f"attack/{name}": value.mean() for name, value in health.items()}
+    metrics |= {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "learning_rate": recipe.learning_rate(state.step),
+        "skipped": 1.0 - good,
+        "bad_steps": bad_steps,
+    }
+    return State(state.step + 1, params, ema, opt_state, bad_steps), metrics
+
+
+def run(
+    name: str,
+    step_fn: Callable[[State, Batch], tuple[State, Aux]],
+    state: State,
+    batches: Iterator[dict[str, np.ndarray]],
+    steps: int,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    log_every: int,
+    save_every: int,
+) -> State:
+    """Trains from ``state`` to ``steps``; saves on the way, at the end and on SIGTERM.
+
+    Raises:
+      Preempted: after SIGTERM, with the state saved.
+      TrainingError: too many steps in a row were not finite.
+    """
+    start = int(state.step)
+    window: list[Aux] = []
+    clock = _Clock()
+    for done in range(start + 1, steps + 1):
+        with clock.waiting():
+            batch = next(batches)
+        state, metrics = step_fn(state, batch)
+        if window:  # one step is in flight, not more: queued batches would pile up in memory
+            jax.block_until_ready(window[-1])
+        window.append(metrics)
+        if done % log_every == 0 or done in (start + 1, steps):
+            values = _summary(window) | clock.lap(len(window) * len(batch["label"]))
+            window.clear()
+            writer.write(done, values)
+            _log.info(_progress(name, done, steps, values, clock.left(done - start, steps - done)))
+            if values["bad_steps"] >= MAX_BAD_STEPS:
+                raise TrainingError(
+                    f"{name}: the last {values['bad_steps']:.0f} steps up to step {done} were not "
+                    f"finite (loss {float(metrics['loss'])}); the last good checkpoint is step "
+                    f"{checkpoints.latest()} in {checkpoints.folder}."
+                )
+        if done % save_every == 0:
+            checkpoints.save(state)
+        if _preemption.is_set():
+            checkpoints.save(state, wait=True)
+            raise Preempted
+    checkpoints.save(state, wait=True)
+    return state
+
+
+class _Clock:
+    """Throughput and the share of time spent waiting for input, since the last lap."""
+
+    def __init__(self) -> None:
+        self._first = self._lap = time.perf_counter()
+        self._warm: tuple[float, int] | None = None  # when, and steps done, after compiling
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for input."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def lap(self, images: int) -> dict[str, float]:
+        """images/s and the share of waiting since the last lap."""
+        now = time.perf_counter()
+        seconds = now - self._lap
+        values = {"images_per_second": images / seconds, "input_wait": self._waited / seconds}
+        self._lap, self._waited = now, 0.0
+        return values
+
+    def left(self, done: int, remaining: int) -> float:
+        """Seconds left, from the pace since the first lap, which holds the compilation."""
+        if self._warm is None:
+            self._warm = (self._lap, done)
+        since, at = self._warm
+        return math.nan if done == at else (self._lap - since) / (done - at) * remaining
+
+
+def _summary(window: list[Aux]) -> dict[str, float]:
+    """Means over the window's finite steps, the last learning rate, and how many were skipped."""
+    records = jax.device_get(window)
+    finite = [r for r in records if not r["skipped"]] or records
+    values = {name: float(np.mean([r[name] for r in finite])) for name in records[0]}
+    values |= {name: float(records[-1][name]) for name in ("learning_rate", "bad_steps")}
+    values["skipped"] = float(sum(r["skipped"] for r in records))
+    return values
+
+
+def _progress(name: str, done: int, steps: int, values: dict[str, float], left: float) -> str:
+    line = f"{name} {done}/{steps}  loss {values['loss']:.4f}"
+    for key, label in (("accuracy", "acc"), ("feature_std", "std"), ("attack/gain", "attack gain")):
+        if key in values:
+            line += f"  {label} {values[key]:.3f}"
+    line += f"  {values['images_per_second']:,.0f} img/s  input {values['input_wait']:.0%}"
+    if values["skipped"]:
+        line += f"  skipped {values['skipped']:.0f}"
+    return line + ("" if math.isnan(left) else f"  left {datetime.timedelta(seconds=round(left))}")

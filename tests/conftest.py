@@ -1,0 +1,50 @@
+"""Strict settings for all tests, and the small things they share."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from adv_ssl.data.photometric import Photometric
+from adv_ssl.models.vit import Architecture, ViT
+from adv_ssl.task import Task
+from adv_ssl.tasks import byol, supervised
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_disable_most_optimizations", True)  # the tests are mostly compiling
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = Architecture(image_size=8, patch=4, width=16, depth=1, heads=2, mlp=32)
+CLASSES = 3
+
+
+# Without colour jitter, which takes most of the compilation and has tests of its own.
+PALE = Photometric(0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, (0.1, 2.0), 0.5)
+
+
+def make_task(name: str, drop_path: float = 0.0) -> Task:
+    encoder = ViT(TINY, drop_path)
+    if name == "byol":
+        options = byol.Byol(32, 16, PALE, PALE)
+        return byol.make(options, encoder, 0)
+    return supervised.make(supervised.Supervised(0.1, 0.02), encoder, CLASSES)
+
+
+def make_batch(name: str, size: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    views = (2,) if name == "byol" else ()
+    return {
+        "image": rng.integers(0, 256, (size, *views, 8, 8, 3), np.uint8),
+        "label": rng.integers(0, CLASSES, size).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder with the real data sets, where it is."""
+    folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", ROOT.parent / "shared" / "tfds"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are missing: no {folder}; set TFDS_DATA_DIR")
+    return folder
