@@ -26,7 +26,7 @@ class Ball(NamedTuple):
     """The geometry of one norm, for the perturbation ``d`` of one example, of any shape."""
 
     norm: Callable[[Array], Array]  # d -> scalar
-    project: Callable[[Array, float], Array]  # (d, radius) -> the nearest point of the ball
+    project: Callable[[Array, float | Array], Array]  # (d, radius) -> the nearest point of the ball
     ascend: Callable[[Array], Array]  # gradient -> steepest direction of norm 1
     starts: dict[
         str, Callable[[Array, tuple[int, ...]], Array]
@@ -42,7 +42,7 @@ def _l2_ascend(gradient: Array) -> Array:
     return gradient / (_l2_norm(gradient) + 1e-10)
 
 
-def _l2_project(d: Array, radius: float) -> Array:
+def _l2_project(d: Array, radius: float | Array) -> Array:
     return d * jnp.minimum(1.0, radius / jnp.maximum(_l2_norm(d), 1e-12))
 
 
@@ -91,7 +91,7 @@ BALLS = {
 
 
 def pgd(
-    norm: str, epsilon: float, steps: int, step_size: float = 5 / 8, start: str = "ball"
+    norm: str, epsilon: float | Array, steps: int, step_size: float = 5 / 8, start: str = "ball"
 ) -> Attack:
     """Projected gradient ascent with a fixed step (paper eq. 2; A2-A15).
 
@@ -104,15 +104,15 @@ def pgd(
 
     Returns:
       An attack. Its key is one key, or ``[B]`` keys, one per example: then the result for an
-      image depends on that image and its key alone. Its health: ``loss_start`` at the random start,
-      ``gain`` in loss per step (over the steps - 1 that are seen), ``radius`` |x_adv - x| / epsilon and
-      ``zero_grad``, the share of gradient entries that are exactly zero.
+      image depends on that image and its key alone. Its health: ``loss_start`` at the random
+      start, ``gain`` in loss per step (of the first steps - 1, the last is not seen from here),
+      ``radius`` |x_adv - x| / epsilon, ``zero_grad``: share of gradient entries exactly zero.
     """
     ball = BALLS[norm]
     sample = ball.starts[start]
 
     def into_ball(x: Array, x_adv: Array) -> Array:
-        # x is in [0, 1], so the clip only shrinks coordinates and the point stays in the ball (A11).
+        # x is in [0, 1]: the clip only shrinks coordinates, so the point stays in the ball (A11).
         project = jax.vmap(lambda d: ball.project(d, epsilon))
         return jnp.clip(x + project(x_adv - x), 0.0, 1.0)
 

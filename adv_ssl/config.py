@@ -1,7 +1,7 @@
 """The border: a nested dict comes in, frozen dataclasses go on.
 
-Every key must be known, every known key must be there and of its type, and a value that makes no sense
-ends in one line. So nothing behind this module reads a configuration by string or with a default.
+Every key must be known, every known key must be there and of its type, and a value that makes no
+sense ends in one line. So nothing behind this module reads a key by string or with a default.
 """
 
 import dataclasses
@@ -180,7 +180,10 @@ class Config:
 
 
 # Fields whose dataclass is chosen by the key ``name`` beside their options.
-_CHOICES = {"task": {name: row[0] for name, row in TASKS.items()}, "optimizer": OPTIMIZERS}
+_CHOICES: dict[str, Mapping[str, type]] = {
+    "task": {name: row[0] for name, row in TASKS.items()},
+    "optimizer": OPTIMIZERS,
+}
 
 
 def parse(config: Mapping[str, Any]) -> Config:
@@ -223,8 +226,11 @@ def _value(name: str, hint: Any, value: Any, path: str) -> Any:
         if inner[-1] is not Ellipsis and len(inner) != len(value):
             raise UserError(f"{path}={value!r}: expected {len(inner)} values.")
         inner = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
-        return tuple(_value("", t, v, f"{path}[{i}]") for i, (t, v) in enumerate(zip(inner, value)))
-    if dataclasses.is_dataclass(hint):
+        return tuple(
+            _value("", t, v, f"{path}[{i}]")
+            for i, (t, v) in enumerate(zip(inner, value, strict=True))
+        )
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _parse(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """One clear line: the key or file, the value seen, what is accepted, what to do (exit code 2)."""
+    """One clear line: key or file, value seen, what is accepted, what to do. Exit code 2."""

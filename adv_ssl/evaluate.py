@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from scipy import stats
 
-from adv_ssl.attacks import Attack
+from adv_ssl.attacks import pgd
 from adv_ssl.config import AttackConfig, Evaluation
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.keys import named
 from adv_ssl.models.vit import ViT
-from adv_ssl.task import Task
+from adv_ssl.task import Batch, Task
 from adv_ssl.tasks import supervised
 from adv_ssl.train import stop_if_preempted
 
@@ -33,22 +33,41 @@ def classifier(encoder: ViT, classes: int) -> Task:
     return supervised.make(supervised.Supervised(0.0, 0.0), encoder, classes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def attacked(
-    task: Task, attack: Attack | None, params: PyTree, batch: dict[str, jax.Array], key: jax.Array
+    task: Task, attack: AttackConfig | None, params: PyTree, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(clean [B, H, W, 3], attacked, predicted class [B]): an image's noise hangs on its index alone."""
+    """(clean [B, H, W, 3], attacked, predicted class [B]); drop path is off.
+
+    ``batch`` has the images' ``index`` in their set: an image's noise hangs on that and ``key`` alone.
+    """
+    if attack is None:
+        return _attacked(task, None, 0.0, params, batch, key)
+    # The radius is an argument of the compiled function: a curve over radii compiles once.
+    shape = dataclasses.replace(attack, epsilon=1.0)
+    return _attacked(task, shape, attack.epsilon, params, batch, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _attacked(
+    task: Task,
+    attack: AttackConfig | None,
+    epsilon: jax.Array,
+    params: PyTree,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     clean, context, _ = task.prepare(params, None, batch, key)
     x = clean
     if attack is not None:
+        search = pgd(attack.norm, epsilon, attack.steps, attack.step_size, attack.start)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        x, _ = attack(lambda x: task.loss(params, x, context, None)[0], clean, keys)
+        x, _ = search(lambda x: task.loss(params, x, context, None)[0], clean, keys)
     return clean, x, task.loss(params, x, context, None)[1]["logits"].argmax(-1)
 
 
 def count_correct(
     task: Task,
-    attack: Attack | None,
+    attack: AttackConfig | None,
     params: PyTree,
     source: Source,
     options: Evaluation,
@@ -74,12 +93,11 @@ def score(
     source: Source,
     options: Evaluation,
     image_size: int,
-    config: AttackConfig | None,
+    attack: AttackConfig | None,
     seed: int,
 ) -> dict[str, Any]:
     """One record of results.json: top-1 with n and a 95% interval."""
     began = time.perf_counter()
-    attack = config.make() if config else None
     key = named(jax.random.key(seed), "evaluate")
     with jax.default_matmul_precision("float32"):
         correct, n = count_correct(task, attack, params, source, options, image_size, key)
@@ -88,7 +106,7 @@ def score(
         "value": correct / n,
         "n": n,
         "ci95": wilson(correct, n),
-        "attack": None if config is None else {**dataclasses.asdict(config), "restarts": 1},
+        "attack": None if attack is None else {**dataclasses.asdict(attack), "restarts": 1},
         "precision": "float32",
         "seconds": round(time.perf_counter() - began, 2),
     }

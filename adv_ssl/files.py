@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes ``text`` beside ``path`` and moves it there: a kill leaves the old file or the new one."""
+    """Writes beside ``path``, then moves there: a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w") as file:

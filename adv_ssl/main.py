@@ -6,8 +6,10 @@ Exit codes: 0 done; 2 a mistake in the command, the configuration or the data, t
 
 import errno
 import logging
+import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn, TextIO
 
 import absl.logging
 from absl import app, flags
@@ -42,18 +44,27 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _leave(" ".join(str(error).split()))
 
 
-def _leave(message: str) -> None:
+def _log_to(stream: TextIO) -> None:
+    """Our progress as plain lines; of the libraries only warnings."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("adv_ssl")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+
+
+def _leave(message: str) -> NoReturn:
     print(f"adv_ssl: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def _main(_: Sequence[str]) -> None:
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    logging.getLogger("adv_ssl").setLevel(logging.INFO)
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    _log_to(sys.stdout)
     train.watch_for_preemption()
     try:
-        page = pipeline.run(_CONFIG.value, _WORKDIR.value)
+        page = pipeline.run(_CONFIG.value, pathlib.Path(_WORKDIR.value))
     except UserError as error:
         _leave(str(error))
     except train.TrainingError as error:

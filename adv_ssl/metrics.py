@@ -24,7 +24,7 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
 class Writer:
     """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR.
 
-    A run that resumes at step ``start`` forgets what was logged beyond it, so that no step is there twice.
+    A run that resumes at step ``start`` forgets what was logged beyond it: no step is there twice.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):

@@ -61,9 +61,9 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Lars:
-    """LARS as BYOL uses it: decay, trust ratio, momentum, and only then the learning rate (C-BYOL LARS).
+    """LARS as BYOL uses it: decay, trust ratio, momentum, then the learning rate (C-BYOL LARS).
 
-    ``optax.lars`` applies the learning rate before the momentum, which differs while the rate changes.
+    ``optax.lars`` has the learning rate before the momentum: another thing while the rate changes.
     """
 
     base_lr: float  # per 256 images
@@ -143,7 +143,7 @@ def kinds(params: PyTree) -> PyTree:
 
 
 def layers(params: PyTree) -> PyTree:
-    """The layer id of every parameter: 0 for embeddings, i + 1 for block i, blocks + 1 for the rest (D6)."""
+    """The layer of every parameter: 0 embeddings, i + 1 block i, blocks + 1 all the rest (D6)."""
 
     def layer(path: tuple[Any, ...], _: Any) -> int:
         match, id_of = _by_rule(LAYERS, name_of(path))
@@ -193,8 +193,5 @@ def table(options: AdamW | Lars, peak: float, layer_decay: float, params: PyTree
             f"{i:>5}  {name:<14} {total:>12,} {decayed:>12,}  {scale:<9.3g} {peak * scale:.3g}"
         )
     total = sum(p.size for p in jax.tree.leaves(params))
-    return "\n".join(
-        [f"{'layer':>5}  {'':<14} {'parameters':>12} {'decayed':>12}  {'scale':<9} peak rate"]
-        + rows
-        + [f"{'':>5}  {'total':<14} {total:>12,}"]
-    )
+    head = f"{'layer':>5}  {'':<14} {'parameters':>12} {'decayed':>12}  {'scale':<9} peak rate"
+    return "\n".join([head, *rows, f"{'':>5}  {'total':<14} {total:>12,}"])

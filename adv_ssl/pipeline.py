@@ -172,9 +172,9 @@ def _train(
     workdir: pathlib.Path,
     pretrained: pathlib.Path | None,
 ) -> State:
-    """The trained state of a stage: from its checkpoint as far as there is one, trained the rest of the way.
+    """The trained state of a stage: restored as far as it was trained, then trained to the end.
 
-    ``pretrained`` is the folder of the stage whose encoder it starts from, or None for random weights.
+    ``pretrained`` is the folder of the stage whose encoder it starts from; None: random weights.
     """
     folder = workdir / name
     task = _task(config, stage, source.num_classes)
@@ -190,12 +190,10 @@ def _train(
     )
     first = functools.partial(_first_state, name, config, stage, task, recipe, folder, pretrained)
     checkpoints = Checkpoints(folder / "checkpoints", config.model)
-    if checkpoints.latest() is None:
-        state = first()
-    else:
-        state = checkpoints.restore(jax.eval_shape(first))
+    fresh = checkpoints.latest() is None
+    state = first() if fresh else checkpoints.restore(jax.eval_shape(first))
     start = int(state.step)
-    if start < steps or checkpoints.latest() is None:
+    if start < steps or fresh:
         _log.info(
             "%s: %d steps of %d images from step %d, learning rate %.3g = %.3g * %d/256\n%s",
             name, steps, stage.batch_size, start, peak, stage.optimizer.base_lr, stage.batch_size,
@@ -264,7 +262,7 @@ def _draw_attack(
     mask = batch.pop("mask")
     key = named(jax.random.key(config.seed), "evaluate")
     clean, _, said = evaluate.attacked(task, None, state.params, batch, key)
-    _, x, said_attacked = evaluate.attacked(task, attack.make(), state.params, batch, key)
+    _, x, said_attacked = evaluate.attacked(task, attack, state.params, batch, key)
     _save_arrays(
         figures / "gallery.npz",
         clean=np.asarray(clean)[mask],
@@ -282,23 +280,26 @@ def _draw_pretraining(config: Config, state: State, source: Source, figures: pat
     kernel = np.asarray(state.params["encoder"]["patch_embed"]["kernel"])
     components, explained = filter_components(kernel, config.model.patch)
     _save_arrays(figures / "filters.npz", components=components, explained=explained)
-    stage = config.pretrain
-    if stage.attack is None:
+    stage = dataclasses.replace(config.pretrain, batch_size=PICTURES)
+    attack = stage.attack
+    if attack is None:
         return
-    stage = dataclasses.replace(stage, batch_size=PICTURES)
     batch = next(_batches("pictures", config, stage, source, 0, 1))
     key = named(jax.random.key(config.seed), "pictures")
-    views = []
-    for attack in (None, stage.attack):
-        task = _task(config, dataclasses.replace(stage, attack=attack), source.num_classes)
-        x = jax.jit(task.prepare)(state.params, state.ema, batch, key).x
-        views.append(np.asarray(jax.tree.leaves(x)[0]))
-    clean, attacked = views
+    nominal = _task(config, dataclasses.replace(stage, attack=None), source.num_classes)
+    attacked = adversarial(nominal, attack.make())
+
+    @jax.jit
+    def views(*arguments: Any) -> list[jax.Array]:
+        inputs = [task.prepare(*arguments).x for task in (nominal, attacked)]
+        return [jax.tree.leaves(x)[0] for x in inputs]  # the first view stands for both
+
+    clean, perturbed = views(state.params, state.ema, batch, key)
     _save_arrays(
         figures / "pretrain_gallery.npz",
         clean=clean,
-        attacked=attacked,
-        **dataclasses.asdict(stage.attack),
+        attacked=perturbed,
+        **dataclasses.asdict(attack),
     )
 
 

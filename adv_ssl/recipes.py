@@ -1,7 +1,8 @@
 """The recipes: every value with its line of the method's specification and who states it.
 
-A recipe is a tree of ``Value``s. ``config_dict`` splits it into the configuration and its ``sources``, so that
-the report can print, beside each value of a run, where it comes from and whether the user changed it.
+A recipe is a tree of ``Value``s. ``config_dict`` splits it into the configuration and its
+``sources``, so that the report can print, beside each value of a run, where it comes from and
+whether the user changed it.
 Scales: ``imagenet`` is the paper's; ``cifar10`` and ``digits`` are the same method made small.
 """
 
@@ -22,22 +23,22 @@ class Value(NamedTuple):
     where: str
 
 
-def PAPER(value: Any, where: str) -> Value:  # noqa: N802
+def PAPER(value: Any, where: str) -> Value:
     """Stated by the paper."""
     return Value(value, "PAPER", where)
 
 
-def REF(value: Any, where: str) -> Value:  # noqa: N802
+def REF(value: Any, where: str) -> Value:
     """Stated by the reference that the paper names, or by its released code."""
     return Value(value, "REF", where)
 
 
-def OPEN(value: Any, where: str) -> Value:  # noqa: N802
+def OPEN(value: Any, where: str) -> Value:
     """Left open by both; the best supported choice."""
     return Value(value, "OPEN", where)
 
 
-def OURS(value: Any, where: str = "") -> Value:  # noqa: N802
+def OURS(value: Any, where: str = "") -> Value:
     """Ours: a smaller scale, or a matter of running."""
     return Value(value, "OURS", where)
 
@@ -306,7 +307,7 @@ def _merge(tree: Tree, changes: Tree) -> None:
 
 
 def config_dict(tree: Tree) -> ml_collections.ConfigDict:
-    """The configuration of a recipe, with ``sources``: at each leaf (flag, where, the recipe's value)."""
+    """The configuration of a recipe, with its ``sources``: (flag, where, recipe's value)."""
 
     def pick(node: Any, leaf: Any) -> Any:
         if isinstance(node, dict):

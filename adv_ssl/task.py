@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from adv_ssl.attacks import Attack, Health, PyTree
+from adv_ssl.attacks import Attack, Health
+from adv_ssl.attacks import PyTree as PyTree
 from adv_ssl.keys import named
 
 Batch = dict[str, Array]
@@ -22,17 +23,17 @@ class Prepared(NamedTuple):
 
     x: PyTree  # float32 in [0, 1], [B, ...]: exactly the part that may be attacked
     context: PyTree  # targets, masks, labels: fixed while x is attacked
-    health: Health = {}  # what the attack says of itself, for the log
+    health: Health = {}  # noqa: RUF012 - what the attack says of itself, for the log
 
 
 class Task(NamedTuple):
     """What is learnt, as three pure functions.
 
-    ``init(key, batch) -> params``: ``params["encoder"]`` is what is handed on to the next stage.
-    ``prepare(params, ema, batch, key) -> Prepared``: mask, views, mixup, clean targets, EMA projections.
-    ``loss(params, x, context, key) -> (losses [B], aux)``: deterministic given its arguments; ``key``
-    drives drop path alone, and ``None`` means none. ``aux`` holds scalars and ``[B]`` arrays for the
-    log; what a task knows of an image beyond that (``logits``) is for evaluation.
+    ``init(key, batch) -> params``: ``params["encoder"]`` is handed on to the next stage.
+    ``prepare(params, ema, batch, key) -> Prepared``: mask, views, mixup, clean targets, EMA
+    projections. ``loss(params, x, context, key) -> (losses [B], aux)``: deterministic given its
+    arguments; ``key`` drives drop path alone, and ``None`` means none. ``aux`` holds scalars and
+    ``[B]`` arrays for the log; what else a task knows of an image (``logits``) is for evaluation.
     """
 
     init: Callable[[Array, Batch], PyTree]
@@ -44,8 +45,8 @@ def adversarial(task: Task, attack: Attack) -> Task:
     """``task`` on attacked inputs (paper eq. 1, 4, 5, 7): replaces ``prepare`` alone.
 
     The attack raises the task's own loss with the parameters as they are (A15), the context fixed
-    and drop path off (A16). The task's key is passed on unchanged, so that a nominal and an adversarial
-    run of one seed see the same batches, masks and views.
+    and drop path off (A16). The task's key is passed on unchanged, so that a nominal and an
+    adversarial run of one seed see the same batches, masks and views.
     """
 
     def prepare(params: PyTree, ema: PyTree, batch: Batch, key: Array) -> Prepared:

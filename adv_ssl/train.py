@@ -115,7 +115,7 @@ def run(
     name: str,
     step_fn: Callable[[State, Batch], tuple[State, Aux]],
     state: State,
-    batches: Iterator[dict[str, np.ndarray]],
+    batches: Iterator[Any],
     steps: int,
     checkpoints: Checkpoints,
     writer: Writer,

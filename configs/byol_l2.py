@@ -1,8 +1,9 @@
-"""BYOL, PGD^2 in L2, epsilon 2; then nominal fine-tuning and evaluation.
+"""BYOL, PGD^2 in L2 at epsilon 2; then nominal fine-tuning and evaluation.
 
-python -m adv_ssl.main --config=configs/byol_l2.py --workdir=DIR            # the paper's scale
-python -m adv_ssl.main --config=configs/byol_l2.py:cifar10 --workdir=DIR    # two cores, half an hour
-python -m adv_ssl.main --config=configs/byol_l2.py:digits --workdir=DIR     # two minutes
+    python -m adv_ssl.main --config=configs/byol_l2.py --workdir=DIR
+
+is the paper's scale. ``configs/byol_l2.py:cifar10`` and ``:digits`` are the same method made small,
+with radii of their own.
 """
 
 import ml_collections

@@ -1,8 +1,9 @@
 """BYOL, no attack; then nominal fine-tuning and evaluation.
 
-python -m adv_ssl.main --config=configs/byol_nominal.py --workdir=DIR            # the paper's scale
-python -m adv_ssl.main --config=configs/byol_nominal.py:cifar10 --workdir=DIR    # two cores, half an hour
-python -m adv_ssl.main --config=configs/byol_nominal.py:digits --workdir=DIR     # two minutes
+    python -m adv_ssl.main --config=configs/byol_nominal.py --workdir=DIR
+
+is the paper's scale. ``configs/byol_nominal.py:cifar10`` and ``:digits`` are the same method made small,
+with radii of their own.
 """
 
 import ml_collections

@@ -15,7 +15,6 @@ from adv_ssl import attacks
 from adv_ssl import task as task_module
 from adv_ssl.task import Batch, Prepared, PyTree, Task
 
-
 KEY = jax.random.key(7)
 
 

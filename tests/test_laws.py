@@ -4,6 +4,7 @@ import functools
 
 import jax
 import pytest
+from conftest import make_batch, make_task
 from flax import linen as nn
 from laws import EPSILONS, LAWS, Case
 
@@ -13,8 +14,6 @@ from adv_ssl.keys import named
 from adv_ssl.models import heads
 from adv_ssl.task import Prepared
 from adv_ssl.tasks import byol
-
-from conftest import make_batch, make_task
 
 
 class NoNorm(nn.Module):

@@ -53,14 +53,17 @@ class Architecture:
 
 
 def patchify(images: Array, patch: int) -> Array:
-    """Images [B, H, W, C] -> patches [B, N, patch*patch*C], row-major; pixels in (row, col, channel) order."""
+    """Images [B, H, W, C] -> patches [B, N, patch*patch*C].
+
+    Patches are row-major; the pixels of a patch are in (row, column, channel) order.
+    """
     b, h, w, c = images.shape
     patches = images.reshape(b, h // patch, patch, w // patch, patch, c)
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
 
 
 def sincos_table(grid: int, width: int) -> np.ndarray:
-    """Position table [1 + grid*grid, width] (B6): zeros for cls; the first half encodes the column."""
+    """Position table [1 + grid*grid, width] (B6): 0 for cls; the first half encodes the column."""
     omega = 10000.0 ** (-np.arange(width // 4) / (width // 4))
     row, column = np.divmod(np.arange(grid * grid), grid)
     angles = [np.outer(position, omega) for position in (column, row)]
@@ -69,7 +72,7 @@ def sincos_table(grid: int, width: int) -> np.ndarray:
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """rate * i / (depth - 1) for block i (B13)."""
+    """The rate of block i is rate * i / (depth - 1) (B13)."""
     return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
@@ -189,7 +192,12 @@ class ViT(nn.Module):
         return nn.LayerNorm(epsilon=1e-6, name="fc_norm")(pooled)
 
 
+def apply(module: nn.Module, params: Any, *inputs: Any, rngs: Any = None) -> Array:
+    """The output of ``module`` with ``params``."""
+    return module.apply({"params": params}, *inputs, rngs=rngs)  # type: ignore[return-value]
+
+
 def encode(encoder: ViT, params: Any, images: Array, key: Array | None) -> Array:
     """Features of ``images``; ``key`` drives drop path, ``None`` turns it off."""
     rngs = None if key is None else {"drop_path": key}
-    return encoder.apply({"params": params}, images, key is None, rngs=rngs)
+    return apply(encoder, params, images, key is None, rngs=rngs)

@@ -16,4 +16,4 @@ TASKS: dict[str, tuple[type, Callable[[Any, ViT, int], Task]]] = {
 
 def make(options: Any, encoder: ViT, classes: int) -> Task:
     """The task that ``options`` belong to."""
-    return {kind: build for kind, build in TASKS.values()}[type(options)](options, encoder, classes)
+    return dict(TASKS.values())[type(options)](options, encoder, classes)

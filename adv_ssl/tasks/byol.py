@@ -11,7 +11,7 @@ from adv_ssl.data.photometric import Photometric, augment
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.models.heads import Projector
-from adv_ssl.models.vit import ViT, encode
+from adv_ssl.models.vit import ViT, apply, encode
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
 
 
@@ -39,7 +39,7 @@ class Views(NamedTuple):
 
 
 def make(options: Byol, encoder: ViT, classes: int) -> Task:
-    """Symmetric BYOL: each view is attacked by itself, each target is made once from a clean view (A21)."""
+    """Symmetric BYOL: each view is attacked by itself, each target made once, from a clean view (A21)."""
     del classes
     projector = Projector(options.hidden, options.output, encoder.dtype)
     predictor = Projector(options.hidden, options.output, encoder.dtype)
@@ -57,7 +57,7 @@ def make(options: Byol, encoder: ViT, classes: int) -> Task:
 
     def project(params: PyTree, images: Array, key: Array | None) -> tuple[Array, Array]:
         features = encode(encoder, params["encoder"], images, key)
-        return projector.apply({"params": params["projector"]}, features), features
+        return apply(projector, params["projector"], features), features
 
     def prepare(params: PyTree, ema: PyTree, batch: Batch, key: Array) -> Prepared:
         del params
@@ -73,7 +73,7 @@ def make(options: Byol, encoder: ViT, classes: int) -> Task:
         def one_way(view: Array, target: Array, name: str) -> tuple[Array, Array]:
             drop_path = None if key is None else named(key, name)
             projection, features = project(params, view, drop_path)
-            prediction = predictor.apply({"params": params["predictor"]}, projection)
+            prediction = apply(predictor, params["predictor"], projection)
             return 2 - 2 * cosine(prediction, target), features  # A22
 
         losses1, features = one_way(x.view1, context.view2, "view1")

@@ -11,7 +11,7 @@ from jax import Array
 
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
-from adv_ssl.models.vit import ViT, encode
+from adv_ssl.models.vit import ViT, apply, encode
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
 
 
@@ -54,7 +54,7 @@ def make(options: Supervised, encoder: ViT, classes: int) -> Task:
 
     def loss(params: PyTree, x: Array, context: Array, key: Array | None) -> tuple[Array, Aux]:
         features = encode(encoder, params["encoder"], x, key)
-        logits = head.apply({"params": params["head"]}, features)
+        logits = apply(head, params["head"], features)
         correct = logits.argmax(-1) == context.argmax(-1)
         aux = {"accuracy": correct.astype(jnp.float32), "logits": logits}
         return optax.softmax_cross_entropy(logits, context), aux
