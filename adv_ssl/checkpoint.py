@@ -31,38 +31,46 @@ class State(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in ``folder``: the newest ``keep`` of them."""
+    """The checkpoints of one stage, in ``folder``; a context manager, which waits for the last save.
 
-    def __init__(
-        self, folder: pathlib.Path, architecture: Architecture | None = None, keep: int = 2
-    ):
+    With ``architecture`` they are written, the newest two kept; without, only read.
+    """
+
+    def __init__(self, folder: pathlib.Path, architecture: Architecture | None = None):
+        if architecture is None and not folder.is_dir():
+            raise UserError(
+                f"{folder}: no such folder of checkpoints; name a stage's folder of a run."
+            )
         self.folder = folder
         self._architecture = architecture
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=architecture is not None, enable_async_checkpointing=True
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=architecture is not None)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
     def latest(self) -> int | None:
-        """The last whole checkpoint's step."""
+        """The step of the newest checkpoint: a whole one, or one being written."""
         return self._manager.latest_step()
 
     def save(self, state: State, *, wait: bool = False) -> None:
-        """Writes ``state`` in the background, or at once with ``wait``."""
+        """Writes ``state`` in the background; ``wait`` returns when it is on disk."""
         step = int(state.step)
-        if step == self.latest():
-            return
-        assert self._architecture is not None
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                rest=ocp.args.StandardSave(state._replace(params=None)._asdict()),
-                model=ocp.args.JsonSave(dataclasses.asdict(self._architecture)),
-            ),
-        )
+        if step != self.latest():
+            assert self._architecture is not None
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    rest=ocp.args.StandardSave(state._replace(params=None)._asdict()),
+                    model=ocp.args.JsonSave(dataclasses.asdict(self._architecture)),
+                ),
+            )
         if wait:
-            self.wait()
+            self._manager.wait_until_finished()
 
     def restore(self, like: State) -> State:
         """The newest state, in the shapes, types and placement of ``like``."""
@@ -77,17 +85,13 @@ class Checkpoints:
 
     def params(self) -> tuple[PyTree, dict[str, int]]:
         """The newest parameters and the architecture they belong to, whatever the task was."""
+        if self.latest() is None:
+            raise UserError(
+                f"{self.folder}: no whole checkpoint in it; name a stage that was trained."
+            )
         args = ocp.args.Composite(params=ocp.args.StandardRestore(), model=ocp.args.JsonRestore())
         items = self._manager.restore(self.latest(), args=args)
         return items["params"], items["model"]
-
-    def wait(self) -> None:
-        """Returns when everything is on disk; raises what went wrong while saving."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits and frees the writer's threads."""
-        self._manager.close()
 
 
 class HandedOver(NamedTuple):
@@ -104,8 +108,8 @@ def hand_over(
 ) -> tuple[PyTree, list[HandedOver]]:
     """``new`` with the encoder of ``old`` in it, and what became of every parameter (B11, B12).
 
-    The encoder is carried; what only the new task has stays as freshly drawn (its head always, B11);
-    what only the old task had is dropped.
+    The encoder is carried; what only the new task has stays as freshly drawn, its head always
+    (B11); what only the old task had is dropped.
 
     Raises:
       UserError: the architectures differ, or the shape of a shared parameter does.

@@ -38,7 +38,7 @@ def attacked(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(clean [B, H, W, 3], attacked, predicted class [B]); drop path is off.
 
-    ``batch`` has the images' ``index`` in their set: an image's noise hangs on that and ``key`` alone.
+    An image's noise hangs on ``key`` and its ``index`` in the set alone, not on the batch.
     """
     if attack is None:
         return _attacked(task, None, 0.0, params, batch, key)

@@ -13,35 +13,30 @@ from typing import NoReturn, TextIO
 
 import absl.logging
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from adv_ssl import pipeline, train
 from adv_ssl.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE or FILE:SCALE.", lock_config=True)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: a new one, or one to go on with."
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: a new one, or one to go on in.")
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Flags, with every mistake in them as one line and exit code 2."""
-    flags.mark_flags_as_required(["config", "workdir"])
+    """Reads the command line; a mistake in it is told in one line."""
     try:
         rest = flags.FLAGS(list(argv))
-        if rest[1:]:
-            raise UserError(f"unexpected argument {rest[1]!r}: options begin with --.")
-        return rest
-    except (
-        flags.Error,
-        UserError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:
+    except (KeyError, AttributeError) as error:
+        _leave(f"the configuration has no key {str(error).strip(chr(34) + chr(39))} to override.")
+    except (flags.Error, UserError, TypeError, ValueError, OSError) as error:
         _leave(" ".join(str(error).split()))
+    if rest[1:]:
+        _leave(f"unexpected argument {rest[1]!r}: options begin with --.")
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        _leave("both --config=FILE[:SCALE] and --workdir=DIR are needed.")
+    if not isinstance(_CONFIG.value, ConfigDict):
+        _leave("--config: there is no such configuration file, or it is broken.")
+    return rest
 
 
 def _log_to(stream: TextIO) -> None:
@@ -63,8 +58,9 @@ def _leave(message: str) -> NoReturn:
 def _main(_: Sequence[str]) -> None:
     _log_to(sys.stdout)
     train.watch_for_preemption()
+    workdir = pathlib.Path(str(_WORKDIR.value))
     try:
-        page = pipeline.run(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+        page = pipeline.run(_CONFIG.value, workdir)
     except UserError as error:
         _leave(str(error))
     except train.TrainingError as error:
@@ -76,7 +72,7 @@ def _main(_: Sequence[str]) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _leave(f"no space left on the disk of {_WORKDIR.value}: make room and start again.")
+        _leave(f"no space left on the disk of {workdir}: make room and start again.")
     print(page)
 
 

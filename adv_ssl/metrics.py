@@ -22,7 +22,7 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
 
 
 class Writer:
-    """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR.
+    """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR; a context manager.
 
     A run that resumes at step ``start`` forgets what was logged beyond it: no step is there twice.
     """
@@ -41,7 +41,9 @@ class Writer:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Flushes the events."""
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()

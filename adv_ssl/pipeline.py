@@ -83,7 +83,7 @@ def _claim(workdir: pathlib.Path, config: Config, raw: dict[str, Any]) -> None:
         if differing:
             key = differing[0]
             raise UserError(
-                f"{workdir} belongs to another configuration: {key} is {theirs.get(key)!r} there and "
+                f"{workdir} belongs to another configuration: {key} is {theirs.get(key)!r} there, "
                 f"{ours.get(key)!r} here ({len(differing)} keys differ). Choose another --workdir."
             )
     write_json(path, plain)
@@ -138,30 +138,30 @@ def _init_params(config: Config, stage: Stage, task: Task, key: jax.Array) -> Py
     return jax.jit(task.init)(key, batch)
 
 
-def _first_state(
-    name: str,
-    config: Config,
-    stage: Stage,
-    task: Task,
-    recipe: train.Recipe,
-    folder: pathlib.Path,
-    pretrained: pathlib.Path | None,
+def _random_state(
+    config: Config, stage: Stage, task: Task, recipe: train.Recipe, key: jax.Array
 ) -> State:
-    """Step 0: random parameters, with the encoder of ``pretrained`` in them if there is one."""
-    key = named(jax.random.key(config.seed), name)
+    """Step 0 of a stage from random weights."""
     params = _init_params(config, stage, task, named(key, "params"))
-    if pretrained is not None:
-        old = Checkpoints(pretrained / "checkpoints")
-        params, rows = hand_over(*old.params(), params, config.model)
-        old.close()
-        write_json(folder / "handoff.json", [row._asdict() for row in rows])
-        counts = collections.Counter(row.status for row in rows)
-        _log.info("%s starts from %s: %s", name, pretrained, dict(counts))
     ema = None
     if stage.ema is not None:
         own = _init_params(config, stage, task, named(key, "ema")) if stage.ema.own_seed else params
         ema = jax.tree.map(jnp.copy, own)
-    return train.init_state(recipe, jax.tree.map(jnp.asarray, params), ema)
+    return train.init_state(recipe, params, ema)
+
+
+def _receive_encoder(
+    name: str, state: State, pretrained: pathlib.Path, config: Config, folder: pathlib.Path
+) -> State:
+    """``state`` with the encoder of the stage in ``pretrained``; writes handoff.json."""
+    with Checkpoints(pretrained / "checkpoints") as checkpoints:
+        params, rows = hand_over(*checkpoints.params(), state.params, config.model)
+    write_json(folder / "handoff.json", [row._asdict() for row in rows])
+    counts = collections.Counter(row.status for row in rows)
+    _log.info("%s starts from %s: %s", name, pretrained, dict(counts))
+    params = jax.tree.map(jnp.asarray, params)
+    ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state._replace(params=params, ema=ema)
 
 
 def _train(
@@ -188,37 +188,37 @@ def _train(
         rate,
         stage.ema and train.cosine_between(stage.ema.decay, stage.ema.final_decay, steps),
     )
-    first = functools.partial(_first_state, name, config, stage, task, recipe, folder, pretrained)
-    checkpoints = Checkpoints(folder / "checkpoints", config.model)
-    fresh = checkpoints.latest() is None
-    state = first() if fresh else checkpoints.restore(jax.eval_shape(first))
-    start = int(state.step)
-    if start < steps or fresh:
+    key = named(jax.random.key(config.seed), name)
+    random = functools.partial(_random_state, config, stage, task, recipe, key)
+    with Checkpoints(folder / "checkpoints", config.model) as checkpoints:
+        fresh = checkpoints.latest() is None
+        state = random() if fresh else checkpoints.restore(jax.eval_shape(random))
+        if fresh and pretrained is not None:
+            state = _receive_encoder(name, state, pretrained, config, folder)
+        start = int(state.step)
+        if start == steps and not fresh:
+            return state
         _log.info(
             "%s: %d steps of %d images from step %d, learning rate %.3g = %.3g * %d/256\n%s",
             name, steps, stage.batch_size, start, peak, stage.optimizer.base_lr, stage.batch_size,
             optim.table(stage.optimizer, peak, stage.layer_decay, abstract),
         )  # fmt: skip
-        writer = Writer(folder, start)
-        step_key = named(jax.random.key(config.seed), name)
-        state = train.run(
-            name,
-            lambda state, batch: train.train_step(recipe, state, batch, step_key),
-            state,
-            _batches(name, config, stage, source, start, steps),
-            steps,
-            checkpoints,
-            writer,
-            config.log_every,
-            config.save_every,
-        )
-        writer.close()
-    checkpoints.close()
-    return state
+        with Writer(folder, start) as writer:
+            return train.run(
+                name,
+                lambda state, batch: train.train_step(recipe, state, batch, key),
+                state,
+                _batches(name, config, stage, source, start, steps),
+                steps,
+                checkpoints,
+                writer,
+                config.log_every,
+                config.save_every,
+            )
 
 
 def _evaluate(config: Config, state: State, source: Source, workdir: pathlib.Path) -> None:
-    """Scores the classifier, clean and under each attack; what results.json has is not done again."""
+    """Scores the classifier, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
     results = json.loads(path.read_text()) if path.exists() else []
     task = evaluate.classifier(ViT(config.model), source.num_classes)

@@ -51,12 +51,12 @@ RADII = {
     ("byol", "linf"): {
         "imagenet": PAPER(2 / 255, "Table 1"),
         "cifar10": OURS(2 / 255),
-        "digits": OURS(16 / 255),
+        "digits": OURS(8 / 255),
     },
     ("byol", "l2"): {
         "imagenet": PAPER(2.0, "Table 1"),
         "cifar10": OURS(0.25),
-        "digits": OURS(1.0),
+        "digits": OURS(0.5),
     },
 }
 
@@ -262,7 +262,7 @@ def _digits() -> Tree:
             "image_size": OURS(16),
             "patch": OURS(4),
             "width": OURS(64),
-            "depth": OURS(4),
+            "depth": OURS(3),
             "heads": OURS(4),
             "mlp": OURS(256),
         },
@@ -272,7 +272,7 @@ def _digits() -> Tree:
             "task": {"hidden": OURS(256), "output": OURS(64), "view1": weak, "view2": weak},
             "crop": {"min_area": OURS(0.5), "flip": OURS(False)},
             "batch_size": OURS(128),
-            "epochs": OURS(60.0),
+            "epochs": OURS(16.0),
             "optimizer": _SMALL_ADAMW | {"base_lr": OURS(2e-3)},
             "schedule": {"warmup": OURS(0.1)},
         },
@@ -280,7 +280,7 @@ def _digits() -> Tree:
             "task": {"head_std": OURS(2e-5)},
             "crop": {"min_area": OURS(0.7), "antialias": OURS(False), "flip": OURS(False)},
             "batch_size": OURS(64),
-            "epochs": OURS(40.0),
+            "epochs": OURS(30.0),
             "drop_path": OURS(0.0),
             "optimizer": {"base_lr": OURS(8e-3)},
             "schedule": {"warmup": OURS(0.1)},
@@ -289,10 +289,10 @@ def _digits() -> Tree:
         "evaluate": {
             "split": OURS("test"),
             "resize": OURS(16),
-            "batch_size": OURS(180),
-            "attacks": OURS(tuple(("l2", r, 20) for r in (0.25, 0.5, 1.0, 1.5, 2.0))),
+            "batch_size": OURS(360),
+            "attacks": OURS(tuple(("l2", r, 20) for r in (0.125, 0.25, 0.375, 0.5))),
         },
-        "log_every": OURS(20),
+        "log_every": OURS(40),
         "save_every": OURS(200),
     }
 

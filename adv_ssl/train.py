@@ -92,7 +92,7 @@ def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tu
     if recipe.ema_decay is not None:
         ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay(state.step))
 
-    grad_norm = optax.global_norm(gradient)
+    grad_norm = optax.tree.norm(gradient)
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     new = (params, ema, opt_state)
     old = (state.params, state.ema, state.opt_state)

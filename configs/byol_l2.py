@@ -2,8 +2,8 @@
 
     python -m adv_ssl.main --config=configs/byol_l2.py --workdir=DIR
 
-is the paper's scale. ``configs/byol_l2.py:cifar10`` and ``:digits`` are the same method made small,
-with radii of their own.
+is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
+small, with radii of their own.
 """
 
 import ml_collections

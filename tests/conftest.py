@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
@@ -13,7 +14,11 @@ from adv_ssl.task import Task
 from adv_ssl.tasks import byol, supervised
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_disable_most_optimizations", True)  # the tests are mostly compiling
+# The tests are mostly compiling: compile lightly, and the same program once.
+jax.config.update("jax_disable_most_optimizations", True)
+_cache = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = Architecture(image_size=8, patch=4, width=16, depth=1, heads=2, mlp=32)

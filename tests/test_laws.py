@@ -1,4 +1,4 @@
-"""The table of laws over all tasks and norms; and each law is seen to fail when its rule is broken."""
+"""The table of laws over all tasks and norms; each is seen to fail where its rule is broken."""
 
 import functools
 

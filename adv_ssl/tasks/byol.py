@@ -32,14 +32,14 @@ class Byol:
 
 
 class Views(NamedTuple):
-    """One array for each view of a batch: images [B, H, W, 3], or target projections [B, output]."""
+    """An array for each view of a batch: images [B, H, W, 3] or target projections [B, output]."""
 
     view1: Array
     view2: Array
 
 
 def make(options: Byol, encoder: ViT, classes: int) -> Task:
-    """Symmetric BYOL: each view is attacked by itself, each target made once, from a clean view (A21)."""
+    """Symmetric BYOL: the attack is on each view by itself, the targets are of clean views (A21)."""
     del classes
     projector = Projector(options.hidden, options.output, encoder.dtype)
     predictor = Projector(options.hidden, options.output, encoder.dtype)
@@ -95,7 +95,7 @@ def cosine(a: Array, b: Array) -> Array:
 
 
 def feature_std(features: Array) -> Array:
-    """The collapse meter: 0 where all images have the same features, about 1 where they spread evenly.
+    """The collapse meter: 0 where all images have one feature, about 1 where they spread evenly.
 
     Standard deviation over the batch of the features scaled to length 1, times sqrt(D), averaged
     over the D dimensions.

@@ -1,0 +1,180 @@
+"""BYOL's loss and gradients against PyTorch's, its moving average and meters against formulas."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from adv_ssl import train
+from adv_ssl.data.photometric import Photometric
+from adv_ssl.errors import UserError
+from adv_ssl.models.heads import BatchNorm
+from adv_ssl.models.vit import Architecture, ViT
+from adv_ssl.task import Prepared, Task
+from adv_ssl.tasks import byol
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+UNCHANGED = Photometric(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (0.1, 2.0), 0.0)
+KEY = jax.random.key(0)
+
+
+def part(golden: dict, prefix: str) -> dict:
+    """The arrays under ``prefix`` as a nested dict."""
+    names = [name for name in golden if name.startswith(prefix)]
+    return unflatten_dict({name.removeprefix(prefix): golden[name] for name in names}, sep="/")
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "byol.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def ours(golden) -> dict:
+    """What our task makes of the golden file's images and weights."""
+    encoder = ViT(Architecture(image_size=8, patch=4, width=16, depth=1, heads=2, mlp=32))
+    task = byol.make(byol.Byol(32, 12, UNCHANGED, UNCHANGED), encoder, 0)
+
+    @jax.jit
+    def step(params, target, batch):
+        x, context, health = task.prepare(params, target, batch, KEY)
+        assert health == {}
+
+        def total(params, x):
+            losses, _ = task.loss(params, x, context, None)
+            return losses.sum(), losses
+
+        gradient = jax.value_and_grad(total, (0, 1), has_aux=True)
+        (_, losses), (to_params, to_views) = gradient(params, x)
+        mean = jax.tree.map(lambda g: g / len(losses), to_params)
+        return context, losses, mean, to_views
+
+    batch = {"image": golden["images"]}
+    context, losses, to_params, to_views = step(
+        part(golden, "params/"), part(golden, "target/"), batch
+    )
+    return {
+        "target1": context.view1,
+        "target2": context.view2,
+        "losses": losses,
+        "grad_view1": to_views.view1,
+        "grad_view2": to_views.view2,
+        "grads": flatten_dict(to_params, sep="/"),
+    }
+
+
+@pytest.mark.parametrize("name", ["target1", "target2", "losses"])
+def test_targets_and_losses_are_those_of_torch(ours, golden, name):
+    np.testing.assert_allclose(ours[name], golden[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grad_view1", "grad_view2"])
+def test_what_the_attack_climbs_is_torchs_gradient(ours, golden, name):
+    atol = 1e-5 * np.abs(golden[name]).max()
+    np.testing.assert_allclose(ours[name], golden[name], rtol=1e-4, atol=atol)
+
+
+def test_gradients_of_parameters_are_those_of_torch(ours, golden):
+    expected = flatten_dict(part(golden, "grads/"), sep="/")
+    assert ours["grads"].keys() == expected.keys()
+    for name, grad in expected.items():
+        # A bias that a BatchNorm takes away again has gradient 0, up to rounding.
+        atol = 1e-5 * np.abs(grad).max() + 1e-6
+        np.testing.assert_allclose(ours["grads"][name], grad, rtol=1e-4, atol=atol, err_msg=name)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+def test_golden_file_is_what_torch_says(golden, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("timm")
+    monkeypatch.syspath_prepend(GOLDEN)
+    made = importlib.import_module("make_byol").make()
+    assert made.keys() == golden.keys()
+    for name, value in made.items():
+        np.testing.assert_allclose(value, golden[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("first", [0.99, 0.996])
+@pytest.mark.parametrize("steps", [2, 93_600])
+def test_decay_of_the_average_goes_from_first_to_one_as_half_a_cosine(first, steps):
+    decay = train.cosine_between(first, 1.0, steps)
+    for k in (0, steps // 2, steps):
+        expected = 1 - (1 - first) * (1 + np.cos(np.pi * k / steps)) / 2
+        np.testing.assert_allclose(decay(k), expected, atol=1e-7)
+    np.testing.assert_allclose(decay(steps // 2), (1 + first) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("first", [0.5, 0.99])
+def test_target_follows_the_updated_parameters(first):
+    """xi <- tau_k xi + (1 - tau_k) theta, where theta has made its step and tau_k has not."""
+    steps, rate = 4, 0.5
+    start, target = np.array([1.0, -2.0]), np.array([5.0, 3.0])
+
+    def loss(params, x, context, key):
+        del context, key
+        return x @ params["w"], {}
+
+    task = Task(
+        init=lambda key, batch: None,
+        prepare=lambda params, ema, batch, key: Prepared(batch["x"], None),
+        loss=loss,
+    )
+    recipe = train.Recipe(
+        task, optax.sgd(rate), lambda _: rate, train.cosine_between(first, 1.0, steps)
+    )
+    state = train.init_state(
+        recipe, {"w": jnp.array(start, jnp.float32)}, {"w": jnp.array(target, jnp.float32)}
+    )
+    for k in range(steps):
+        x = np.random.default_rng(k).standard_normal((3, 2)).astype(np.float32)
+        state, _ = train.train_step(recipe, state, {"x": x}, KEY)
+        start = start - rate * x.mean(0)
+        tau = 1 - (1 - first) * (1 + np.cos(np.pi * k / steps)) / 2
+        target = tau * target + (1 - tau) * start
+        np.testing.assert_allclose(state.params["w"], start, rtol=1e-5)
+        np.testing.assert_allclose(state.ema["w"], target, rtol=1e-5)
+
+
+def test_batch_norm_is_numpys():
+    rng = np.random.default_rng(0)
+    # A column that hardly varies shows epsilon, one far from 0 how the variance is computed.
+    x = rng.standard_normal((16, 4)) * [1, 3, 2e-3, 1] + [0, -1, 0, 100]
+    scale, bias = rng.standard_normal((2, 4))
+    expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
+    params = {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32)}
+    y = BatchNorm().apply({"params": params}, x.astype(np.float32))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    rough = BatchNorm().apply({"params": params}, jnp.asarray(x, jnp.bfloat16))
+    assert rough.dtype == jnp.float32
+
+
+def test_feature_std_is_zero_for_collapsed_and_one_for_isotropic_features():
+    rng = np.random.default_rng(0)
+    spread = rng.standard_normal((1000, 32)).astype(np.float32)
+    collapsed = np.arange(1, 9, dtype=np.float32)[:, None] * spread[0]  # one direction
+    np.testing.assert_allclose(byol.feature_std(spread), 1, atol=0.02)
+    np.testing.assert_allclose(byol.feature_std(collapsed), 0, atol=1e-6)
+    np.testing.assert_allclose(byol.feature_std(7 * spread), byol.feature_std(spread), rtol=1e-5)
+
+
+def test_cosine_is_numpys_and_its_gradient_is_finite_at_zero():
+    a, b = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(np.float32)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    np.testing.assert_allclose(byol.cosine(a, b), (a * b).sum(1) / lengths, atol=1e-6)
+    np.testing.assert_allclose(byol.cosine(a, a), 1, atol=1e-6)
+    gradient = jax.grad(lambda a: byol.cosine(a, b).sum())(jnp.zeros_like(a))
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("name", ["hidden", "output"])
+def test_heads_without_width_are_refused(name):
+    options = {"hidden": 4, "output": 4, "view1": UNCHANGED, "view2": UNCHANGED}
+    with pytest.raises(UserError, match=f"{name}=0: must be 1 or more"):
+        byol.Byol(**(options | {name: 0}))

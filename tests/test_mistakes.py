@@ -1,0 +1,150 @@
+"""A user's mistake: one line that names the key or file, exit code 2, before any training."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tiny
+from conftest import ROOT
+
+from adv_ssl import pipeline, train
+from adv_ssl.config import parse
+from adv_ssl.errors import UserError
+
+# Changes to the tiny configuration, and what the one line says.
+MISTAKES = {
+    "negative radius": ({"pretrain__attack__epsilon": -1.0}, r"pretrain\.attack\.epsilon=-1\.0"),
+    "radius in 255ths": (
+        {"pretrain__attack__norm": "linf", "pretrain__attack__epsilon": 4.0},
+        r"did you mean 4/255",
+    ),
+    "no such norm": ({"pretrain__attack__norm": "l7"}, r"attack\.norm='l7': choose from linf, l2"),
+    "start of another norm": (
+        {"pretrain__attack__start": "sphere"},
+        r"start='sphere': for l2 choose from ball, radius_uniform, zero",
+    ),
+    "negative steps": ({"pretrain__attack__steps": -1}, r"attack\.steps=-1"),
+    "size and patch": ({"model__patch": 5}, r"model\.image_size=16 is not divisible by patch=5"),
+    "width and heads": ({"model__heads": 3}, r"model\.width=16 is not divisible by heads=3"),
+    "batch larger than the set": ({"pretrain__batch_size": 100000}, r"1437.*100000|100000.*1437"),
+    "no such task": (
+        {"pretrain__task__name": "mea"},
+        r"task\.name='mea': choose from byol, superv",
+    ),
+    "no such optimizer": ({"pretrain__optimizer__name": "sgdw"}, r"optimizer\.name='sgdw'"),
+    "smoothing of 1": ({"finetune__task__label_smoothing": 1.0}, r"label_smoothing=1\.0"),
+    "gamma of 0": (
+        {"finetune__layer_decay": 0.0},
+        r"finetune\.layer_decay=0\.0: must be in \(0, 1\]",
+    ),
+    "drop path of 1": ({"finetune__drop_path": 1.0}, r"finetune\.drop_path=1\.0"),
+    "negative rate": ({"pretrain__optimizer__base_lr": -1.0}, r"optimizer\.base_lr=-1\.0"),
+    "rate not finite": ({"pretrain__optimizer__base_lr": float("inf")}, r"finite"),
+    "no such kind": ({"pretrain__optimizer__decayed": ("bias",)}, r"decayed has 'bias': the kinds"),
+    "warm-up in steps": (
+        {"pretrain__schedule__warmup": 500.0},
+        r"schedule\.warmup=500\.0: a share",
+    ),
+    "average of 2": ({"pretrain__ema__decay": 2.0}, r"ema\.decay=2\.0"),
+    "crop of nothing": ({"pretrain__crop__min_area": 0.0}, r"crop\.min_area=0\.0"),
+    "attack without steps": ({"evaluate__attacks": (("l2", 0.5, 0),)}, r"attacks\[0\] has 0 steps"),
+    "evaluated norm": ({"evaluate__attacks": (("l3", 0.5, 1),)}, r"attacks\[0\]\.norm='l3'"),
+    "attack cut short": ({"evaluate__attacks": (("l2", 0.5),)}, r"attacks\[0\].*expected 3 values"),
+    "resize below the crop": ({"evaluate__resize": 8}, r"evaluate\.resize=8 is below"),
+    "no such type": ({"dtype": "float16"}, r"config\.dtype='float16'"),
+    "set not prepared": ({"data__name": "cifar100:3.0.2"}, r"cifar100.*tfds build"),
+    "no such folder": ({"data__name": "folder:/nowhere"}, r"/nowhere"),
+    "no such split": ({"pretrain__split": "trian"}, r"trian.*train"),
+    "no whole number": ({"log_every": 0}, r"log_every=0"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_before_any_training(name, tmp_path, monkeypatch):
+    changes, said = MISTAKES[name]
+    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=said) as raised:
+        pipeline.run(tiny.config(**changes), tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_every_leaf_refuses_another_type():
+    config = tiny.config().to_dict()
+    del config["sources"]
+
+    def leaves(tree, path=()):
+        for key, value in tree.items():
+            yield from leaves(value, (*path, key)) if isinstance(value, dict) else [(*path, key)]
+
+    paths = list(leaves(config))
+    assert len(paths) > 70
+    for path in paths:
+        changed = json.loads(json.dumps(config))
+        group = changed
+        for key in path[:-1]:
+            group = group[key]
+        group[path[-1]] = {"not": "this"}
+        with pytest.raises(UserError):
+            parse(changed)
+        del group[path[-1]]
+        with pytest.raises(UserError):
+            parse(changed)
+        group[path[-1] + "_"] = 1
+        with pytest.raises(UserError):
+            parse(changed)
+
+
+def test_an_unknown_key_is_named():
+    config = tiny.config().to_dict()
+    config["pretrain"]["attack"]["epsilom"] = 1.0
+    with pytest.raises(
+        UserError, match=r"config\.pretrain\.attack\.epsilom: unknown key; the keys"
+    ):
+        parse(config)
+
+
+def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
+    line = [sys.executable, "-m", "adv_ssl.main", *arguments]
+    if workdir:
+        line.append(f"--workdir={workdir}")
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/byol_l2.py:digits", "--config.pretrian.steps=1"], "no key pretrian"),
+        (["--config=configs/byol_l2.py:digits", "--config.seed=x"], "config.seed"),
+        (["--config=configs/byol_l2.py:digit"], "scale 'digit'"),
+        (["--config=configs/nowhere.py"], "no such configuration file"),
+        (["--config=configs/byol_l2.py:digits", "--config.pretrain.attack.epsilon=-1"], "=-1.0"),
+        (["--config=configs/byol_l2.py:digits", "digits"], "unexpected argument 'digits'"),
+    ],
+)
+def test_the_command_line(arguments, said, tmp_path):
+    code, out, error = command(tmp_path / "run", *arguments)
+    assert (code, out) == (2, "")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_one_line():
+    """/dev/full answers every write as a full disk does."""
+    line = (
+        "import errno, sys; from adv_ssl import main, pipeline\n"
+        "def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "pipeline.run = full; sys.argv[1:] = "
+        "['--config=configs/byol_l2.py:digits', '--workdir=somewhere']; main.app.run("
+        "main._main, flags_parser=main._parse_flags)"
+    )
+    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert (
+        done.stderr
+        == "adv_ssl: no space left on the disk of somewhere: make room and start again.\n"
+    )

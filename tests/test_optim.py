@@ -1,0 +1,316 @@
+"""Optimizers against written-out references; schedules, layers and masks against the paper's."""
+
+import functools
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import make_batch, make_task
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from adv_ssl import config, optim, recipes
+from adv_ssl.errors import UserError
+from adv_ssl.models.vit import Architecture, ViT
+from adv_ssl.tasks import supervised
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+KEY = jax.random.key(0)
+ADAMW = optim.AdamW(base_lr=1.0, weight_decay=0.3, b1=0.9, b2=0.95, decayed=("matrix",))
+LARS = optim.Lars(1.0, 0.1, momentum=0.9, trust=1e-3, decayed=("matrix", "token", "position"))
+
+# Every parameter of a one-block encoder and of what stands on it: name, kind, layer.
+ENCODER = (
+    ("encoder/cls_token", "token", 0),
+    ("encoder/pos_embed", "position", 0),
+    ("encoder/patch_embed/kernel", "matrix", 0),
+    ("encoder/patch_embed/bias", "bias", 0),
+    ("encoder/block_0/norm1/scale", "norm", 1),
+    ("encoder/block_0/norm1/bias", "bias", 1),
+    ("encoder/block_0/attn/qkv/kernel", "matrix", 1),
+    ("encoder/block_0/attn/qkv/bias", "bias", 1),
+    ("encoder/block_0/attn/proj/kernel", "matrix", 1),
+    ("encoder/block_0/attn/proj/bias", "bias", 1),
+    ("encoder/block_0/norm2/scale", "norm", 1),
+    ("encoder/block_0/norm2/bias", "bias", 1),
+    ("encoder/block_0/mlp/fc1/kernel", "matrix", 1),
+    ("encoder/block_0/mlp/fc1/bias", "bias", 1),
+    ("encoder/block_0/mlp/fc2/kernel", "matrix", 1),
+    ("encoder/block_0/mlp/fc2/bias", "bias", 1),
+    ("encoder/fc_norm/scale", "norm", 2),
+    ("encoder/fc_norm/bias", "bias", 2),
+)
+HEADS = {
+    "supervised": (("head/kernel", "matrix", 2), ("head/bias", "bias", 2)),
+    "byol": tuple(
+        (f"{head}/{name}", kind, 2)
+        for head in ("projector", "predictor")
+        for name, kind in (
+            ("fc1/kernel", "matrix"),
+            ("fc1/bias", "bias"),
+            ("norm/scale", "norm"),
+            ("norm/bias", "bias"),
+            ("fc2/kernel", "matrix"),
+        )
+    ),
+}
+
+
+def tree(flat: dict) -> dict:
+    return unflatten_dict(flat, sep="/")
+
+
+def flat(nested: dict) -> dict:
+    return flatten_dict(nested, sep="/")
+
+
+@functools.cache
+def abstract(name: str) -> dict:
+    """The shapes of a tiny task's parameters."""
+    return jax.eval_shape(make_task(name).init, KEY, make_batch(name))
+
+
+@pytest.fixture(scope="module")
+def b16() -> dict:
+    """The shapes of the paper's fine-tuning model."""
+    encoder = ViT(Architecture(image_size=224, patch=16, width=768, depth=12, heads=12, mlp=3072))
+    task = supervised.make(supervised.Supervised(0.1, 2e-5), encoder, 1000)
+    return jax.eval_shape(task.init, KEY, {"image": jnp.zeros((1, 224, 224, 3), jnp.uint8)})
+
+
+def paper() -> config.Config:
+    return config.parse(recipes.byol("imagenet", "nominal").to_dict())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_parameter_has_its_kind_and_its_layer(name):
+    params = abstract(name)
+    expected = ENCODER + HEADS[name]
+    assert flat(optim.kinds(params)) == {parameter: kind for parameter, kind, _ in expected}
+    assert flat(optim.layers(params)) == {parameter: layer for parameter, _, layer in expected}
+
+
+@pytest.mark.parametrize("name", ["encoder/mask_token", "encoder/block_0/gamma", "probe/weight"])
+def test_parameter_of_unknown_kind_is_refused(name):
+    params = tree({"encoder/cls_token": 0.0, name: 0.0})
+    for call in (
+        lambda: optim.kinds(params),
+        lambda: optim.make(ADAMW, optax.constant_schedule(1.0), 1.0, params),
+    ):
+        with pytest.raises(ValueError, match=f"no rule .* knows the parameter {name}"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["decoder/fc1/kernel", "encoder/norm/scale", "encoder/block_x/b"])
+def test_parameter_of_unknown_layer_is_refused(name):
+    with pytest.raises(ValueError, match=f"no rule .* knows the parameter {name}"):
+        optim.layers(tree({"encoder/cls_token": 0.0, name: 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "embeddings"), [(0.65, 0.0037), (0.75, 0.0238), (0.85, 0.1209), (0.95, 0.5133)]
+)
+def test_layer_decay_scales_the_whole_update_with_decay_and_least_rate(b16, gamma, embeddings):
+    rng = np.random.default_rng(0)
+    params, gradients = (
+        jax.tree.map(lambda _: rng.standard_normal(2).astype(np.float32), b16) for _ in range(2)
+    )
+    # Steps 0, 1 and 2 have the peak, the middle and the least rate, not far below the peak.
+    rate = optim.learning_rate(optim.Schedule(0.0, 0.2), 1.0, 2)
+    scaled_tx, whole_tx = (optim.make(ADAMW, rate, g, b16) for g in (gamma, 1.0))
+    scaled_state, whole_state = scaled_tx.init(params), whole_tx.init(params)
+    for _ in range(3):
+        scaled, scaled_state = scaled_tx.update(gradients, scaled_state, params)
+        whole, whole_state = whole_tx.update(gradients, whole_state, params)
+        scaled = flat(scaled)
+        for name, update in flat(whole).items():
+            place = name.split("/")[1]
+            if place.startswith("block_"):
+                power = 12 - int(place.removeprefix("block_"))
+            else:
+                power = 0 if name.startswith(("head/", "encoder/fc_norm/")) else 13
+            expected = gamma**power * update
+            np.testing.assert_allclose(scaled[name], expected, rtol=1e-5, err_msg=name)
+    scales = optim.layer_scales(gamma, 13)
+    assert len(scales) == 14
+    assert scales[0] == pytest.approx(embeddings, abs=5e-5)
+    assert scales[-1] == 1
+
+
+def decayed_by(options, params: dict) -> set[str]:
+    """The parameters that move although their gradient is 0."""
+    ones = jax.tree.map(lambda _: np.ones(3, np.float32), params)
+    tx = optim.make(options, optax.constant_schedule(1.0), 1.0, params)
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, ones), tx.init(ones), ones)
+    return {name for name, update in flat(updates).items() if np.any(update)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "task", "kinds"),
+    [
+        ("finetune", "supervised", {"matrix"}),
+        ("pretrain", "byol", {"matrix", "token", "position"}),
+    ],
+)
+def test_the_paper_decays_these_and_no_others(stage, task, kinds):
+    options = getattr(paper(), stage).optimizer
+    assert options.weight_decay > 0
+    expected = {name for name, kind, _ in ENCODER + HEADS[task] if kind in kinds}
+    assert decayed_by(options, abstract(task)) == expected
+
+
+def test_fine_tuning_has_the_papers_schedule():
+    stage, steps = paper().finetune, 250_200
+    peak = stage.optimizer.base_lr * stage.batch_size / 256
+    rate = optim.learning_rate(stage.schedule, peak, steps)
+    expected = {
+        0: 0.0,
+        6_255: 5e-4,
+        12_509: 1e-3 * 12_509 / 12_510,
+        12_510: 1e-3,
+        (12_510 + steps) // 2: (1e-3 + 1e-6) / 2,
+    }
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=str(step))
+    np.testing.assert_allclose(rate(steps - 1), 1e-6, rtol=1e-3)
+    assert rate(13_000) < rate(12_510)
+
+
+def test_byol_has_the_papers_schedule():
+    stage, steps = paper().pretrain, 93_600
+    peak = stage.optimizer.base_lr * stage.batch_size / 256
+    rate = optim.learning_rate(stage.schedule, peak, steps)
+    expected = {0: 0.0, 1_560: 2.4, 3_120: 4.8, (3_120 + steps) // 2: 2.4}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=str(step))
+    assert 0 <= rate(steps - 1) < 1e-6
+    assert rate(3_119) < rate(3_120) > rate(3_300)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_schedule_without_one_of_its_halves(warmup):
+    rate = optim.learning_rate(optim.Schedule(warmup, 0.1), 1.0, 10)
+    expected = [k / 10 if warmup else 0.1 + 0.45 * (1 + np.cos(np.pi * k / 10)) for k in range(10)]
+    np.testing.assert_allclose([rate(k) for k in range(10)], expected, rtol=1e-5)
+
+
+def test_lars_is_the_written_out_one():
+    """Decay, trust ratio, momentum, rate: in this order, while the rate changes."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "encoder/cls_token": (1, 1, 4),
+        "encoder/pos_embed": (1, 5, 4),
+        "encoder/patch_embed/kernel": (6, 4),
+        "encoder/patch_embed/bias": (4,),
+        "encoder/fc_norm/scale": (4,),
+        "head/kernel": (4, 3),
+    }
+    rates = np.array([0.0, 2.0, 4.0, 1.0, 0.5], np.float32)
+    params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    params["head/kernel"] *= 0  # its trust ratio is 1 in the first steps
+    moments = {name: np.zeros(shape) for name, shape in shapes.items()}
+
+    tx = optim.make(LARS, lambda step: jnp.asarray(rates)[step], 1.0, tree(params))
+    ours = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), tree(params))
+    state = tx.init(ours)
+    for rate in rates:
+        gradients = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        updates, state = tx.update(
+            jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), tree(gradients)), state, ours
+        )
+        ours = optax.apply_updates(ours, updates)
+        for name, p in params.items():
+            g = gradients[name]
+            if not name.endswith(("bias", "scale")):
+                g = g + 0.1 * p
+                if np.linalg.norm(p) > 0:
+                    g = g * 1e-3 * np.linalg.norm(p) / np.linalg.norm(g)
+            moments[name] = 0.9 * moments[name] + g
+            params[name] = p - rate * moments[name]
+        for name, p in flat(ours).items():
+            np.testing.assert_allclose(p, params[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_lars_without_gradient_and_decay_stands_still():
+    options = optim.Lars(1.0, 0.0, 0.9, 1e-3, ("matrix",))
+    assert decayed_by(options, abstract("byol")) == set()
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "adamw.npz") as file:
+        return dict(file)
+
+
+def part(golden: dict, prefix: str) -> dict:
+    return {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
+
+
+def test_adamw_is_torchs_with_the_groups_of_fine_tuning(golden):
+    params = part(golden, "params/")
+    gradients, expected = part(golden, "grads/"), part(golden, "steps/")
+    rates = jnp.asarray(golden["rates"])
+    tx = optim.make(ADAMW, lambda step: rates[step], 0.65, tree(params))
+    ours, state = tree(params), tx.init(tree(params))
+    for step in range(len(rates)):
+        gradient = tree({name: g[step] for name, g in gradients.items()})
+        updates, state = tx.update(gradient, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        for name, p in flat(ours).items():
+            np.testing.assert_allclose(
+                p, expected[name][step], rtol=1e-5, atol=1e-6, err_msg=f"{name}, step {step}"
+            )
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+def test_golden_file_is_what_torch_says(golden, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(GOLDEN)
+    made = importlib.import_module("make_adamw").make()
+    assert made.keys() == golden.keys()
+    for name, value in made.items():
+        np.testing.assert_allclose(value, golden[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_table_says_what_is_applied(b16):
+    options = optim.AdamW(5e-4, 0.05, 0.9, 0.999, ("matrix",))
+    header, *rows, total = optim.table(options, 1e-3, 0.65, b16).splitlines()
+    assert header.split() == ["layer", "parameters", "decayed", "scale", "peak", "rate"]
+    assert len(rows) == 14
+    block = 7_087_872  # of which the four kernels are 12 * 768 * 768
+    sizes = [742_656, *[block] * 12, 770_536]
+    decayed = [768 * 768, *[12 * 768 * 768] * 12, 768_000]
+    names = ["embeddings", *[f"block_{i}" for i in range(12)], "fc_norm, heads"]
+    for i, row in enumerate(rows):
+        layer, rest = row.split(maxsplit=1)
+        assert int(layer) == i
+        assert rest.startswith(names[i])
+        size, decay, scale, rate = rest.removeprefix(names[i]).split()
+        assert int(size.replace(",", "")) == sizes[i]
+        assert int(decay.replace(",", "")) == decayed[i]
+        assert float(scale) == pytest.approx(0.65 ** (13 - i), rel=5e-3)
+        assert float(rate) == pytest.approx(1e-3 * 0.65 ** (13 - i), rel=5e-3)
+    assert total.split() == ["total", "86,567,656"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optim.AdamW(-1.0, 0.0, 0.9, 0.9, ()), "base_lr=-1.0: must be 0 or more"),
+        (lambda: optim.AdamW(1.0, -1.0, 0.9, 0.9, ()), "weight_decay=-1.0: must be 0 or more"),
+        (lambda: optim.AdamW(1.0, 0.0, 1.0, 0.9, ()), r"b1=1.0: must be in \[0, 1\)"),
+        (lambda: optim.AdamW(1.0, 0.0, 0.9, -0.1, ()), r"b2=-0.1: must be in \[0, 1\)"),
+        (lambda: optim.AdamW(1.0, 0.0, 0.9, 0.9, ("bias",)), "decayed has 'bias'"),
+        (lambda: optim.Lars(1.0, 0.0, 1.0, 1e-3, ()), r"momentum=1.0: must be in \[0, 1\)"),
+        (lambda: optim.Lars(1.0, 0.0, 0.9, 0.0, ()), "trust=0.0: must be above 0"),
+        (lambda: optim.Schedule(1.5, 0.0), "warmup=1.5: a share of all steps"),
+        (lambda: optim.Schedule(0.5, -1.0), "min_lr=-1.0: must be 0 or more"),
+    ],
+)
+def test_impossible_options_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

@@ -1,0 +1,154 @@
+"""The step and the loop: averages, skipped steps, the end of a run that cannot go on."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adv_ssl import train
+from adv_ssl.metrics import Writer, read
+from adv_ssl.task import Prepared, Task
+
+
+def quadratic(batch):
+    """A task with one parameter w and the loss (w - x)^2 of each example."""
+    del batch
+
+    def prepare(params, ema, batch, key):
+        return Prepared(batch["image"], ())
+
+    def loss(params, x, context, key):
+        return jnp.square(params["w"] - x), {}
+
+    return Task(lambda key, batch: {"w": jnp.zeros(())}, prepare, loss)
+
+
+def setup(rate=0.25, decay=None):
+    ema_decay = None if decay is None else optax.constant_schedule(decay)
+    recipe = train.Recipe(
+        quadratic(None), optax.sgd(rate), optax.constant_schedule(rate), ema_decay
+    )
+    ema = None if decay is None else {"w": jnp.ones(())}
+    return recipe, train.init_state(recipe, {"w": jnp.zeros(())}, ema)
+
+
+def batch(*values):
+    return {"image": jnp.array(values), "label": np.zeros(len(values))}
+
+
+def test_a_step_descends_the_mean_loss():
+    recipe, state = setup()
+    state, metrics = train.train_step(recipe, state, batch(1.0, 3.0), jax.random.key(0))
+    assert state.params["w"] == 1.0  # 0 - 0.25 * (-2 * mean(1, 3))
+    assert metrics["loss"] == 5.0
+    assert metrics["grad_norm"] == 4.0
+    assert state.step == 1
+
+
+def test_the_average_follows_after_the_update():
+    """B22: xi <- tau xi + (1 - tau) theta, with the theta that this step made."""
+    recipe, state = setup(decay=0.9)
+    state, _ = train.train_step(recipe, state, batch(2.0, 2.0), jax.random.key(0))
+    assert state.params["w"] == 1.0
+    np.testing.assert_allclose(state.ema["w"], 0.9 * 1.0 + 0.1 * 1.0)
+    state, _ = train.train_step(recipe, state, batch(3.0, 3.0), jax.random.key(0))
+    np.testing.assert_allclose(state.ema["w"], 0.9 * 1.0 + 0.1 * 2.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing(bad):
+    recipe, state = setup(decay=0.9)
+    kept = jax.tree.map(np.array, (state.params, state.ema, state.opt_state))
+    state, metrics = train.train_step(recipe, state, batch(1.0, bad), jax.random.key(0))
+    chex.assert_trees_all_equal(kept, (state.params, state.ema, state.opt_state))
+    assert (state.step, state.bad_steps, metrics["skipped"]) == (1, 1, 1.0)
+    state, metrics = train.train_step(recipe, state, batch(1.0, 1.0), jax.random.key(0))
+    assert (state.step, state.bad_steps, metrics["skipped"]) == (2, 0, 0.0)
+
+
+class Saved:
+    """In place of Checkpoints: remembers what was saved."""
+
+    folder = "here"
+
+    def __init__(self):
+        self.steps = []
+
+    def latest(self):
+        return self.steps[-1] if self.steps else None
+
+    def save(self, state, *, wait=False):
+        self.steps.append(int(state.step))
+
+
+def run(batches, steps, tmp_path, log_every=2, save_every=4):
+    recipe, state = setup()
+    saved = Saved()
+    with Writer(tmp_path, 0) as writer:
+        state = train.run(
+            "pretrain",
+            lambda state, batch: train.train_step(recipe, state, batch, jax.random.key(0)),
+            state,
+            iter(batches),
+            steps,
+            saved,
+            writer,
+            log_every,
+            save_every,
+        )
+    return state, saved, read(tmp_path / "metrics.jsonl")
+
+
+def test_the_loop_logs_saves_and_ends(tmp_path):
+    state, saved, records = run([batch(1.0, 1.0)] * 10, 10, tmp_path)
+    assert state.step == 10
+    assert saved.steps == [4, 8, 10]
+    assert [r["step"] for r in records] == [1, 2, 4, 6, 8, 10]
+    assert all(0 <= r["input_wait"] <= 1 for r in records)
+    losses = [r["loss"] for r in records]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_skipped_steps_are_counted_and_do_not_spoil_the_mean(tmp_path):
+    batches = [batch(1.0, 1.0), batch(np.nan, 1.0), batch(1.0, 1.0), batch(1.0, 1.0)]
+    _, _, records = run(batches, 4, tmp_path, log_every=4)
+    assert records[-1]["skipped"] == 1
+    assert np.isfinite(records[-1]["loss"])
+
+
+def test_too_many_bad_steps_end_the_run(tmp_path):
+    batches = [batch(1.0, 1.0)] * 4 + [batch(np.nan, 1.0)] * 20
+    with pytest.raises(
+        train.TrainingError, match=r"up to step 14 .*loss nan.*checkpoint is step 12 in here"
+    ):
+        run(batches, 24, tmp_path)
+
+
+def test_waiting_for_input_is_measured(tmp_path):
+    """A planted slow reader: about nine tenths of the time is waiting."""
+    import time
+
+    def slow():
+        for _ in range(40):
+            time.sleep(0.02)
+            yield batch(1.0, 1.0)
+
+    _, _, records = run(slow(), 40, tmp_path, log_every=20)
+    assert records[-1]["input_wait"] > 0.8
+    _, _, records = run([batch(1.0, 1.0)] * 40, 40, tmp_path / "fast", log_every=20)
+    assert records[-1]["input_wait"] < 0.5
+
+
+def test_a_resumed_log_forgets_what_was_beyond(tmp_path):
+    with Writer(tmp_path, 0) as writer:
+        for step in (1, 2, 4, 6):
+            writer.write(step, {"loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # cut short by a kill
+    with Writer(tmp_path, 4) as writer:
+        writer.write(6, {"loss": 60.0})
+    assert [(r["step"], r["loss"]) for r in read(tmp_path / "metrics.jsonl")] == [
+        (1, 1.0), (2, 2.0), (4, 4.0), (6, 60.0),
+    ]  # fmt: skip

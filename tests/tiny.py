@@ -1,0 +1,71 @@
+"""A run small enough for a test: digits, one narrow block, a handful of steps."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from adv_ssl import recipes
+from adv_ssl.checkpoint import Checkpoints
+
+CHANGES = {
+    "model.width": 16,
+    "model.depth": 1,
+    "model.heads": 2,
+    "model.mlp": 16,
+    "pretrain.steps": 6,
+    "pretrain.batch_size": 16,
+    "pretrain.task.hidden": 16,
+    "pretrain.task.output": 8,
+    "pretrain.task.view1.jitter_prob": 0.0,  # most of the compilation
+    "pretrain.task.view2.jitter_prob": 0.0,
+    "finetune.steps": 6,
+    "finetune.batch_size": 16,
+    "evaluate.split": "test[:50]",
+    "evaluate.batch_size": 32,
+    "evaluate.attacks": (("l2", 0.5, 2),),
+    "log_every": 2,
+    "save_every": 2,
+}
+
+
+def config(threat: str = "l2", **changes: Any) -> ConfigDict:
+    """The tiny configuration; changes are dotted paths with __ for the dots."""
+    made = recipes.byol("digits", threat)
+    for path, value in (CHANGES | {k.replace("__", "."): v for k, v in changes.items()}).items():
+        group, _, key = path.rpartition(".")
+        made.update_from_flattened_dict({path: value}) if group else made.__setattr__(key, value)
+    return made
+
+
+def flags(**changes: Any) -> list[str]:
+    """The same as command-line overrides."""
+    changes = CHANGES | {k.replace("__", "."): v for k, v in changes.items()}
+    return [f"--config.{path}={value}" for path, value in changes.items()]
+
+
+def params(stage: pathlib.Path) -> dict[str, Any]:
+    """The final parameters in a stage's folder."""
+    with Checkpoints(stage / "checkpoints") as checkpoints:
+        return checkpoints.params()[0]
+
+
+def records(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    timed = ("images_per_second", "input_wait")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def folder_of_images(path: pathlib.Path, count: int = 6, size: int = 20) -> pathlib.Path:
+    """Noise as PNG files, unlabelled."""
+    from PIL import Image
+
+    path.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (size, size, 3), np.uint8)
+        Image.fromarray(pixels).save(path / f"{i}.png")
+    return path
