@@ -242,8 +242,10 @@ def _value(name: str, hint: Any, value: Any, path: str) -> Any:
 
 
 def _choice(choices: Mapping[str, type], tree: Any, path: str) -> Any:
-    if not isinstance(tree, Mapping) or tree.get("name") not in choices:
-        seen = tree.get("name") if isinstance(tree, Mapping) else tree
-        raise UserError(f"{path}.name={seen!r}: choose from {', '.join(choices)}.")
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{path}={tree!r}: expected a group of keys.")
+    name = tree.get("name")
+    if not isinstance(name, str) or name not in choices:
+        raise UserError(f"{path}.name={name!r}: choose from {', '.join(choices)}.")
     options = {k: v for k, v in tree.items() if k != "name"}
-    return _parse(choices[tree["name"]], options, path)
+    return _parse(choices[name], options, path)

@@ -27,7 +27,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
     except (KeyError, AttributeError) as error:
-        _leave(f"the configuration has no key {str(error).strip(chr(34) + chr(39))} to override.")
+        _leave(f"the configuration has no such key: {' '.join(str(error.args[0]).split())}")
     except (flags.Error, UserError, TypeError, ValueError, OSError) as error:
         _leave(" ".join(str(error).split()))
     if rest[1:]:

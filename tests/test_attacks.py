@@ -29,7 +29,7 @@ def norms(x: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.asarray(x, np.float64).reshape(len(x), -1), axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("norm", "epsilon", "steps", "step_size", "start"))
+@functools.partial(jax.jit, static_argnames=("norm", "steps", "step_size", "start"))
 def climb(x, w, key=KEY, *, norm, epsilon, steps, step_size=ALPHA, start="ball"):
     """The attack on the linear objective with slopes ``w``: (x_adv, health)."""
     attack = pgd(norm, epsilon, steps, step_size, start)
@@ -40,7 +40,7 @@ def direction(norm: str, w: np.ndarray) -> np.ndarray:
     return np.sign(w) if norm == "linf" else w / norms(w)[:, None, None, None]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("norm", BALLS)
 def test_linear_objective_is_climbed_straight_from_zero(norm, steps):
     x, w, epsilon = images(), slopes(), 0.2

@@ -117,7 +117,10 @@ def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config=configs/byol_l2.py:digits", "--config.pretrian.steps=1"], "no key pretrian"),
+        (
+            ["--config=configs/byol_l2.py:digits", "--config.pretrian.steps=1"],
+            "no such key: 'pretrian' Did you mean",
+        ),
         (["--config=configs/byol_l2.py:digits", "--config.seed=x"], "config.seed"),
         (["--config=configs/byol_l2.py:digit"], "scale 'digit'"),
         (["--config=configs/nowhere.py"], "no such configuration file"),

@@ -69,3 +69,8 @@ def folder_of_images(path: pathlib.Path, count: int = 6, size: int = 20) -> path
         pixels = rng.integers(0, 256, (size, size, 3), np.uint8)
         Image.fromarray(pixels).save(path / f"{i}.png")
     return path
+
+
+def results(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of results.json."""
+    return json.loads((workdir / "results.json").read_text())
