@@ -166,12 +166,11 @@ def make(
 
     The layer's scale comes last, so that it also multiplies the decay and ``min_lr`` (D4, D9).
     """
-    kind = kinds(params)
+    kind, ids = kinds(params), layers(params)
     decayed = jax.tree.map(lambda k: k in options.decayed, kind)
     plain = jax.tree.map(lambda k: k in _ALWAYS_PLAIN, kind)
     steps = [options.transform(decayed, plain), optax.scale_by_learning_rate(schedule)]
     if layer_decay != 1.0:
-        ids = layers(params)
         scales = layer_scales(layer_decay, max(jax.tree.leaves(ids)))
         steps.append(optax.multi_transform({i: optax.scale(s) for i, s in enumerate(scales)}, ids))
     return optax.chain(*steps)

@@ -1,7 +1,8 @@
 """The Vision Transformer of the paper: ViT-B/16 as changed by He et al. for fine-tuning (B1-B4).
 
-Pixels in [0, 1] go in; mean/std normalisation is the first line. Parameters are float32; matrix
-products run in ``dtype``; softmax and layer norms are computed in float32.
+Pixels in [0, 1] go in; mean/std normalisation is the first line. Parameters are float32; tokens and
+matrix products are in ``dtype``; pixels, softmax, the statistics of layer norms and the pooled
+features are float32 whatever it is.
 """
 
 import dataclasses

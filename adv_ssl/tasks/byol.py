@@ -39,7 +39,7 @@ class Views(NamedTuple):
 
 
 def make(options: Byol, encoder: ViT, classes: int) -> Task:
-    """Symmetric BYOL: the attack is on each view by itself, the targets are of clean views (A21)."""
+    """Symmetric BYOL: each view is attacked by itself; the targets are of clean views (A21)."""
     del classes
     projector = Projector(options.hidden, options.output, encoder.dtype)
     predictor = Projector(options.hidden, options.output, encoder.dtype)
