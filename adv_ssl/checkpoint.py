@@ -38,9 +38,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, architecture: Architecture | None = None):
         if architecture is None and not folder.is_dir():
-            raise UserError(
-                f"{folder}: no such folder of checkpoints; name a stage's folder of a run."
-            )
+            raise UserError(f"{folder}: no such folder; name the folder of a stage of a run.")
         self.folder = folder
         self._architecture = architecture
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=architecture is not None)
