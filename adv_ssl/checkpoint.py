@@ -31,14 +31,14 @@ class State(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in ``folder``; a context manager, which waits for the last save.
+    """The checkpoints of one stage, in ``folder``; a context manager that waits for the last save.
 
     With ``architecture`` they are written, the newest two kept; without, only read.
     """
 
     def __init__(self, folder: pathlib.Path, architecture: Architecture | None = None):
         if architecture is None and not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; name the folder of a stage of a run.")
+            raise UserError(f"{folder}: not there; name the folder of a stage of a run.")
         self.folder = folder
         self._architecture = architecture
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=architecture is not None)

@@ -1,0 +1,90 @@
+"""Checkpoints: round trips, and what passes from one stage to the next."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import TINY
+
+from adv_ssl.checkpoint import Checkpoints, State, hand_over
+from adv_ssl.errors import UserError
+
+MODEL = dataclasses.asdict(TINY)
+
+
+def state(step, value=1.0):
+    params = {"encoder": {"w": jnp.full((3, 2), value)}, "head": {"kernel": jnp.arange(4.0)}}
+    opt_state = optax.adam(0.1).init(params)
+    return State(jnp.int32(step), params, {"copy": jnp.ones(2)}, opt_state, jnp.int32(0))
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        assert checkpoints.latest() is None
+        checkpoints.save(state(3), wait=True)
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        assert checkpoints.latest() == 3
+        back = checkpoints.restore(jax.eval_shape(lambda: state(0)))
+    chex.assert_trees_all_equal(back, state(3))
+    assert jax.tree.structure(back) == jax.tree.structure(state(3))
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(state(step, step), wait=True)
+        assert float(checkpoints.params()[0]["encoder"]["w"][0, 0]) == 4.0
+    assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.is_dir()) == ["3", "4"]
+
+
+def test_saving_a_step_twice_and_waiting_is_harmless(tmp_path):
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        checkpoints.save(state(1))
+        checkpoints.save(state(1), wait=True)
+        assert (tmp_path / "c" / "1").is_dir()
+
+
+def test_a_half_written_checkpoint_is_not_picked_up(tmp_path):
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        checkpoints.save(state(1), wait=True)
+    (tmp_path / "c" / "2.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        assert checkpoints.latest() == 1
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="no whole checkpoint"),
+    ):
+        checkpoints.params()
+
+
+def test_every_parameter_is_accounted_for():
+    old = {"encoder": {"a": np.ones(2), "norm": np.ones(2)}, "head": {"kernel": np.ones((2, 3))}}
+    new = {"encoder": {"a": jnp.zeros(2), "b": jnp.zeros(2)}, "head": {"kernel": jnp.zeros((2, 3))}}
+    merged, rows = hand_over(old, MODEL, new, TINY)
+    assert {row.name: row.status for row in rows if row.status != "dropped"} == {
+        "encoder/a": "carried",
+        "encoder/b": "fresh",
+        "head/kernel": "fresh",  # always drawn anew, though the shapes agree (B11)
+    }
+    dropped = {row.name for row in rows if row.status == "dropped"}
+    assert dropped == {"encoder/norm", "head/kernel"}
+    np.testing.assert_array_equal(merged["encoder"]["a"], np.ones(2))
+    np.testing.assert_array_equal(merged["encoder"]["b"], np.zeros(2))
+    np.testing.assert_array_equal(merged["head"]["kernel"], np.zeros((2, 3)))
+
+
+def test_another_shape_is_refused_with_both():
+    with pytest.raises(UserError, match=r"encoder/a is \(3,\) there and \(2,\) here"):
+        hand_over({"encoder": {"a": np.ones(3)}}, MODEL, {"encoder": {"a": jnp.zeros(2)}}, TINY)
+
+
+def test_another_architecture_is_refused_with_the_keys():
+    with pytest.raises(UserError, match="depth is 7 there and 1 here"):
+        hand_over({}, MODEL | {"depth": 7}, {}, TINY)

@@ -1,0 +1,98 @@
+"""Scores: each image once, the same whatever the batch, honest intervals."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY
+
+from adv_ssl import evaluate
+from adv_ssl.config import Evaluation
+from adv_ssl.data.sources import Source
+from adv_ssl.models.vit import ViT
+
+CLASSES = 3
+
+
+class Images:
+    """Random images whose labels are counted."""
+
+    def __init__(self, count):
+        rng = np.random.default_rng(0)
+        self.pixels = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+        self.labels = rng.integers(0, CLASSES, count)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, i):
+        return {"image": self.pixels[i], "label": int(self.labels[i])}
+
+
+@pytest.fixture(scope="module")
+def setting():
+    task = evaluate.classifier(ViT(TINY), CLASSES)
+    params = jax.jit(task.init)(jax.random.key(0), {"image": np.zeros((1, 8, 8, 3), np.uint8)})
+    # A head that says something: random weights of a useful size.
+    noise = np.random.default_rng(1).standard_normal((TINY.width, CLASSES)).astype(np.float32)
+    params["head"]["kernel"] = noise
+    return task, params, Source(Images(23), CLASSES, tuple("abc"))
+
+
+def options(batch_size, attacks=()):
+    return Evaluation("test", 8, batch_size, attacks, 2.5)
+
+
+def scores(setting, batch_size):
+    task, params, source = setting
+    made = options(batch_size, (("linf", 4 / 255, 3), ("l2", 0.5, 3)))
+    attacks = [None, *made.make_attacks()]
+    return [evaluate.score(task, params, source, made, 8, attack, 0) for attack in attacks]
+
+
+def test_the_batch_size_changes_nothing(setting):
+    """23 images in batches of 5, 8 and 23: each counted once, each with its own noise."""
+    reference = scores(setting, 23)
+    for batch_size in (5, 8):
+        for ours, theirs in zip(scores(setting, batch_size), reference, strict=True):
+            assert ours["n"] == 23
+            assert ours["value"] == theirs["value"]
+
+
+def test_accuracy_is_counted_by_hand(setting):
+    task, params, source = setting
+    images = source.records.pixels.astype(np.float32) / 255
+    logits = task.loss(params, images, jax.nn.one_hot(source.records.labels, CLASSES), None)[1]
+    expected = (np.argmax(logits["logits"], -1) == source.records.labels).mean()
+    assert scores(setting, 8)[0]["value"] == expected
+    assert 0 < expected < 1
+
+
+def test_an_attack_never_helps(setting):
+    clean, *attacked = scores(setting, 8)
+    assert all(record["value"] <= clean["value"] for record in attacked)
+    assert min(record["value"] for record in attacked) < clean["value"]
+
+
+def test_an_image_is_attacked_alike_in_any_batch(setting):
+    task, params, _ = setting
+    attack = options(8, (("l2", 0.5, 2),)).make_attacks()[0]
+    images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    batch = {"image": images, "label": np.zeros(4, np.int32), "index": np.arange(4, dtype=np.int32)}
+    last = {key: value[3:] for key, value in batch.items()}
+    _, whole, _ = evaluate.attacked(task, attack, params, batch, jax.random.key(0))
+    _, alone, _ = evaluate.attacked(task, attack, params, last, jax.random.key(0))
+    np.testing.assert_allclose(whole[3], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [
+        (5, 10, 0.2366, 0.7634),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (360, 400, 0.8667, 0.9257),
+    ],
+)
+def test_the_interval_is_wilsons(correct, n, low, high):
+    """Values by the closed form (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
+    np.testing.assert_allclose(evaluate.wilson(correct, n), [low, high], atol=1e-4)

@@ -1,0 +1,27 @@
+"""The whole path on real photographs, through the TFDS reader, where the data is at hand."""
+
+import pytest
+import tiny
+
+from adv_ssl import pipeline
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "size"),
+    [("cifar10:3.0.2", "test", 16), ("imagenet2012:5.*", "validation", 32)],
+)
+def test_a_run_on_real_photographs(name, split, size, real_data, tmp_path):
+    changes = {
+        "data__name": name,
+        "data__dir": str(real_data),
+        "model__image_size": size,
+        "evaluate__resize": size,
+        "evaluate__split": f"{split}[:60]",
+        "evaluate__attacks": (),
+        "pretrain__steps": 2,
+        "finetune__steps": 2,
+    }
+    page = pipeline.run(tiny.config(**changes), tmp_path)
+    assert page.exists()
+    (record,) = tiny.results(tmp_path)
+    assert (record["n"], record["dataset"]) == (60, f"{name} {split}[:60]")
