@@ -40,11 +40,12 @@ def attacked(
 
     An image's noise hangs on ``key`` and its ``index`` in the set alone, not on the batch.
     """
-    if attack is None:
-        return _attacked(task, None, 0.0, params, batch, key)
-    # The radius is an argument of the compiled function: a curve over radii compiles once.
-    shape = dataclasses.replace(attack, epsilon=1.0)
-    return _attacked(task, shape, attack.epsilon, params, batch, key)
+    with jax.default_matmul_precision("float32"):
+        if attack is None:
+            return _attacked(task, None, 0.0, params, batch, key)
+        # The radius is an argument of the compiled function: a curve over radii compiles once.
+        shape = dataclasses.replace(attack, epsilon=1.0)
+        return _attacked(task, shape, attack.epsilon, params, batch, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -99,8 +100,7 @@ def score(
     """One record of results.json: top-1 with n and a 95% interval."""
     began = time.perf_counter()
     key = named(jax.random.key(seed), "evaluate")
-    with jax.default_matmul_precision("float32"):
-        correct, n = count_correct(task, attack, params, source, options, image_size, key)
+    correct, n = count_correct(task, attack, params, source, options, image_size, key)
     return {
         "metric": "top1",
         "value": correct / n,

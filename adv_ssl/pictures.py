@@ -1,6 +1,7 @@
 """The arrays behind the pictures of a run: figures/*.npz, which the report draws."""
 
 import dataclasses
+import io
 import pathlib
 from typing import Any
 
@@ -13,6 +14,7 @@ from adv_ssl.config import AttackConfig, Config
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.figures import filter_components
+from adv_ssl.files import write_atomically
 from adv_ssl.keys import named
 from adv_ssl.task import Task, adversarial
 
@@ -28,58 +30,63 @@ def classified(
     figures: pathlib.Path,
 ) -> None:
     """The first images, attacked, with what the classifier says of both: figures/gallery.npz."""
+    path = figures / "gallery.npz"
+    if path.exists():
+        return
+    # The evaluation's own batch size: what it compiled serves here.
+    options, size = config.evaluate, config.model.image_size
     batch = next(
-        eval_batches(
-            source,
-            image_size=config.model.image_size,
-            resize=config.evaluate.resize,
-            batch_size=PICTURES,
-        )
+        eval_batches(source, image_size=size, resize=options.resize, batch_size=options.batch_size)
     )
-    mask = batch.pop("mask")
+    first = batch.pop("mask").nonzero()[0][:PICTURES]
     key = named(jax.random.key(config.seed), "evaluate")
     clean, _, said = evaluate.attacked(task, None, state.params, batch, key)
     _, x, said_attacked = evaluate.attacked(task, attack, state.params, batch, key)
     _save_arrays(
-        figures / "gallery.npz",
-        clean=np.asarray(clean)[mask],
-        attacked=np.asarray(x)[mask],
-        label=batch["label"][mask],
-        clean_prediction=np.asarray(said)[mask],
-        attacked_prediction=np.asarray(said_attacked)[mask],
+        path,
+        clean=np.asarray(clean)[first],
+        attacked=np.asarray(x)[first],
+        label=batch["label"][first],
+        clean_prediction=np.asarray(said)[first],
+        attacked_prediction=np.asarray(said_attacked)[first],
         class_names=np.array(source.class_names),
         **dataclasses.asdict(attack),
     )
 
 
-def pretraining(config: Config, state: State, source: Source, figures: pathlib.Path) -> None:
-    """The patch filters and some attacked views: figures/filters.npz and pretrain_gallery.npz."""
+def filters(config: Config, state: State, figures: pathlib.Path) -> None:
+    """The principal components of the patch filters (I21): figures/filters.npz."""
+    path = figures / "filters.npz"
+    if path.exists():
+        return
     kernel = np.asarray(state.params["encoder"]["patch_embed"]["kernel"])
     components, explained = filter_components(kernel, config.model.patch)
-    _save_arrays(figures / "filters.npz", components=components, explained=explained)
-    few = dataclasses.replace(config.pretrain, batch_size=PICTURES)
-    attack = few.attack
-    if attack is None:
+    _save_arrays(path, components=components, explained=explained)
+
+
+def attacked_inputs(config: Config, state: State, source: Source, figures: pathlib.Path) -> None:
+    """What pre-training sees, clean and attacked: figures/pretrain_gallery.npz."""
+    path = figures / "pretrain_gallery.npz"
+    attack = config.pretrain.attack
+    if attack is None or path.exists():
         return
+    few = dataclasses.replace(config.pretrain, batch_size=PICTURES, attack=None)
     batch = next(stage.batches("pictures", config, few, source, 0, 1))
     key = named(jax.random.key(config.seed), "pictures")
-    nominal = stage.make_task(config, dataclasses.replace(few, attack=None), source.num_classes)
-    attacked = adversarial(nominal, attack.make())
+    nominal = stage.make_task(config, few, source.num_classes)
+    tasks = (nominal, adversarial(nominal, attack.make()))
 
     @jax.jit
-    def views(*arguments: Any) -> list[jax.Array]:
-        inputs = [task.prepare(*arguments).x for task in (nominal, attacked)]
-        return [jax.tree.leaves(x)[0] for x in inputs]  # the first view stands for both
+    def inputs(*arguments: Any) -> list[jax.Array]:
+        # Of the leaves of x the first stands for all: BYOL's first view.
+        return [jax.tree.leaves(task.prepare(*arguments).x)[0] for task in tasks]
 
-    clean, perturbed = views(state.params, state.ema, batch, key)
-    _save_arrays(
-        figures / "pretrain_gallery.npz",
-        clean=clean,
-        attacked=perturbed,
-        **dataclasses.asdict(attack),
-    )
+    clean, attacked = inputs(state.params, state.ema, batch, key)
+    _save_arrays(path, clean=clean, attacked=attacked, **dataclasses.asdict(attack))
 
 
 def _save_arrays(path: pathlib.Path, **arrays: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    """Writes an .npz file that is whole or not there."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, content.getvalue())

@@ -50,7 +50,8 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
     else:
         pretrained = workdir / "pretrain"
         state = stage.run("pretrain", config, config.pretrain, images["pretrain"], workdir, None)
-        pictures.pretraining(config, state, images["pretrain"], workdir / "figures")
+        pictures.filters(config, state, workdir / "figures")
+        pictures.attacked_inputs(config, state, images["pretrain"], workdir / "figures")
     if images["finetune"].num_classes == 0:
         _log.info("%s has no labels: done after pre-training.", config.data.name)
         return report.write(workdir)

@@ -25,9 +25,8 @@ def start(workdir, cache):
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    with workdir.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def newest(workdir):
@@ -46,7 +45,7 @@ def wait_for(process, happened, seconds=120):
 def test_ten_kills_leave_no_trace(tmp_path):
     cache = tmp_path / "cache"
     whole = start(tmp_path / "whole", cache)
-    assert whole.wait(timeout=600) == 0, whole.stderr.read()
+    assert whole.wait(timeout=600) == 0, (tmp_path / "whole.log").read_text()
 
     rng = random.Random(0)
     workdir = tmp_path / "killed"
@@ -66,11 +65,10 @@ def test_ten_kills_leave_no_trace(tmp_path):
             time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         kinds[kind] += process.wait() == -signal.SIGKILL
-        process.stderr.close()
     assert sum(kinds.values()) == KILLS, f"the run was too short for ten kills: {kinds}"
 
     last = start(workdir, cache)
-    assert last.wait(timeout=600) == 0, last.stderr.read()
+    assert last.wait(timeout=600) == 0, (tmp_path / "killed.log").read_text()
     for stage in ("pretrain", "finetune"):
         chex.assert_trees_all_equal(
             tiny.params(tmp_path / "whole" / stage), tiny.params(workdir / stage)
