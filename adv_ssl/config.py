@@ -127,11 +127,14 @@ class Evaluation:
     resize: int  # short side before the central crop, pixels
     batch_size: int
     attacks: tuple[tuple[str, float, int], ...]  # (norm, epsilon, steps)
+    attacked: int  # images under attack: the first so many of the split (A24)
     reach: float  # steps * step size, in epsilons (A25: 2.5)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}: must be 1 or more.")
+        if self.attacked < 1:
+            raise UserError(f"attacked={self.attacked}: must be 1 image or more.")
         if self.reach <= 0:
             raise UserError(f"reach={self.reach}: must be above 0 (2.5 is usual).")
         self.make_attacks()

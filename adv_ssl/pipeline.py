@@ -5,7 +5,6 @@
 The same command again goes on where the last one stopped, and when all is done only reports again.
 """
 
-import functools
 import json
 import logging
 import pathlib
@@ -93,15 +92,21 @@ def _evaluate(config: Config, state: State, source: Source, workdir: pathlib.Pat
     path = workdir / "results.json"
     results = json.loads(path.read_text()) if path.exists() else []
     task = evaluate.classifier(ViT(config.model), source.num_classes)
-    score = functools.partial(
-        evaluate.score, task, state.params, source, config.evaluate, config.model.image_size
-    )
+    few = source.first(config.evaluate.attacked)
     attacks = config.evaluate.make_attacks()
     for attack in [None, *attacks][len(results) :]:
         record = {
             "suite": "main",
             "dataset": f"{config.data.name} {config.evaluate.split}",
-            **score(attack, config.seed),
+            **evaluate.score(
+                task,
+                state.params,
+                few if attack else source,
+                config.evaluate,
+                config.model.image_size,
+                attack,
+                config.seed,
+            ),
             "stage": "finetune",
             "step": int(state.step),
             "seed": config.seed,

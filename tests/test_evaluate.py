@@ -39,7 +39,7 @@ def setting():
 
 
 def options(batch_size, attacks=()):
-    return Evaluation("test", 8, batch_size, attacks, 2.5)
+    return Evaluation("test", 8, batch_size, attacks, 100, 2.5)
 
 
 def scores(setting, batch_size):

@@ -26,6 +26,7 @@ CHANGES = {
     "evaluate.split": "test[:50]",
     "evaluate.batch_size": 32,
     "evaluate.attacks": (("l2", 0.5, 2),),
+    "evaluate.attacked": 40,
     "log_every": 2,
     "save_every": 2,
 }

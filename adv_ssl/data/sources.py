@@ -65,6 +65,11 @@ class Source:
     num_classes: int  # 0: unlabelled
     class_names: tuple[str, ...]
 
+    def first(self, count: int) -> "Source":
+        """The same split, cut after ``count`` images."""
+        length = min(count, len(self.records))
+        return dataclasses.replace(self, records=dataclasses.replace(self.records, length=length))
+
 
 def load(name: str, split: str, data_dir: str) -> Source:
     """Opens one split of a data set; no image is read yet.
