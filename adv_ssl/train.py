@@ -204,7 +204,8 @@ def _progress(name: str, done: int, steps: int, values: dict[str, float], left: 
     for key, label in (("accuracy", "acc"), ("feature_std", "std"), ("attack/gain", "attack gain")):
         if key in values:
             line += f"  {label} {values[key]:.3f}"
-    line += f"  {values['images_per_second']:,.0f} img/s  input {values['input_wait']:.0%}"
+    pace = values["images_per_second"]
+    line += f"  {pace:,.{0 if pace >= 10 else 2}f} img/s  input {values['input_wait']:.0%}"
     if values["skipped"]:
         line += f"  skipped {values['skipped']:.0f}"
     return line + ("" if math.isnan(left) else f"  left {datetime.timedelta(seconds=round(left))}")
