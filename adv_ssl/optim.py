@@ -159,21 +159,21 @@ def layer_scales(gamma: float, last: int) -> list[float]:
     return [gamma ** (last - i) for i in range(last + 1)]
 
 
-def make(
-    options: AdamW | Lars, schedule: optax.Schedule, layer_decay: float, params: PyTree
-) -> optax.GradientTransformation:
-    """The optimizer of a stage. ``params`` may be abstract: only names are read.
+def make(options: AdamW | Lars, layer_decay: float, params: PyTree) -> optax.GradientTransformation:
+    """Gradients -> the direction that the step takes the learning rate of.
 
-    The layer's scale comes last, so that it also multiplies the decay and ``min_lr`` (D4, D9).
+    ``params`` may be abstract: only names are read. The layer's scale comes after the decay and
+    multiplies whatever the rate is, ``min_lr`` too (D4, D9).
     """
     kind, ids = kinds(params), layers(params)
     decayed = jax.tree.map(lambda k: k in options.decayed, kind)
     plain = jax.tree.map(lambda k: k in _ALWAYS_PLAIN, kind)
-    steps = [options.transform(decayed, plain), optax.scale_by_learning_rate(schedule)]
-    if layer_decay != 1.0:
-        scales = layer_scales(layer_decay, max(jax.tree.leaves(ids)))
-        steps.append(optax.multi_transform({i: optax.scale(s) for i, s in enumerate(scales)}, ids))
-    return optax.chain(*steps)
+    direction = options.transform(decayed, plain)
+    if layer_decay == 1.0:
+        return direction
+    scales = layer_scales(layer_decay, max(jax.tree.leaves(ids)))
+    by_layer = optax.multi_transform({i: optax.scale(s) for i, s in enumerate(scales)}, ids)
+    return optax.chain(direction, by_layer)
 
 
 def table(options: AdamW | Lars, peak: float, layer_decay: float, params: PyTree) -> str:

@@ -74,7 +74,7 @@ def make_recipe(config: Config, stage: Stage, task: Task, steps: int) -> train.R
     """What the stage's step needs beside its state."""
     rate = optim.learning_rate(stage.schedule, peak_rate(stage), steps)
     params = jax.eval_shape(lambda: init_params(config, stage, task, jax.random.key(0)))
-    tx = optim.make(stage.optimizer, rate, stage.layer_decay, params)
+    tx = optim.make(stage.optimizer, stage.layer_decay, params)
     ema = stage.ema and train.cosine_between(stage.ema.decay, stage.ema.final_decay, steps)
     return train.Recipe(task, tx, rate, ema)
 

@@ -53,7 +53,7 @@ class Recipe:
     """What the step needs beside its state."""
 
     task: Task
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformation  # gradients -> direction, before the learning rate
     learning_rate: optax.Schedule
     ema_decay: optax.Schedule | None  # None: no moving average
 
@@ -86,8 +86,10 @@ def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tu
         return losses.mean(), aux
 
     (loss, aux), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    updates, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    direction, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
+    # By the run's own step, which a skipped step moves on too, so that the schedule ends on time.
+    rate = recipe.learning_rate(state.step)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     ema = state.ema
     if recipe.ema_decay is not None:
         ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay(state.step))
@@ -104,7 +106,7 @@ def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tu
     metrics |= {
         "loss": loss,
         "grad_norm": grad_norm,
-        "learning_rate": recipe.learning_rate(state.step),
+        "learning_rate": rate,
         "skipped": 1.0 - good,
         "bad_steps": bad_steps,
     }

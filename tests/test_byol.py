@@ -127,7 +127,7 @@ def test_target_follows_the_updated_parameters(first):
         loss=loss,
     )
     recipe = train.Recipe(
-        task, optax.sgd(rate), lambda _: rate, train.cosine_between(first, 1.0, steps)
+        task, optax.identity(), lambda _: rate, train.cosine_between(first, 1.0, steps)
     )
     state = train.init_state(
         recipe, {"w": jnp.array(start, jnp.float32)}, {"w": jnp.array(target, jnp.float32)}

@@ -93,12 +93,18 @@ def test_every_parameter_has_its_kind_and_its_layer(name):
     assert flat(optim.layers(params)) == {parameter: layer for parameter, _, layer in expected}
 
 
+def with_rate(options, schedule, gamma, params) -> optax.GradientTransformation:
+    """The whole update, as the train step makes it."""
+    direction = optim.make(options, gamma, params)
+    return optax.chain(direction, optax.scale_by_learning_rate(schedule))
+
+
 @pytest.mark.parametrize("name", ["encoder/mask_token", "encoder/block_0/gamma", "probe/weight"])
 def test_parameter_of_unknown_kind_is_refused(name):
     params = tree({"encoder/cls_token": 0.0, name: 0.0})
     for call in (
         lambda: optim.kinds(params),
-        lambda: optim.make(ADAMW, optax.constant_schedule(1.0), 1.0, params),
+        lambda: optim.make(ADAMW, 1.0, params),
     ):
         with pytest.raises(ValueError, match=f"no rule .* knows the parameter {name}"):
             call()
@@ -120,7 +126,7 @@ def test_layer_decay_scales_the_whole_update_with_decay_and_least_rate(b16, gamm
     )
     # Steps 0, 1 and 2 have the peak, the middle and the least rate, not far below the peak.
     rate = optim.learning_rate(optim.Schedule(0.0, 0.2), 1.0, 2)
-    scaled_tx, whole_tx = (optim.make(ADAMW, rate, g, b16) for g in (gamma, 1.0))
+    scaled_tx, whole_tx = (with_rate(ADAMW, rate, g, b16) for g in (gamma, 1.0))
     scaled_state, whole_state = scaled_tx.init(params), whole_tx.init(params)
     for _ in range(3):
         scaled, scaled_state = scaled_tx.update(gradients, scaled_state, params)
@@ -143,7 +149,7 @@ def test_layer_decay_scales_the_whole_update_with_decay_and_least_rate(b16, gamm
 def decayed_by(options, params: dict) -> set[str]:
     """The parameters that move although their gradient is 0."""
     ones = jax.tree.map(lambda _: np.ones(3, np.float32), params)
-    tx = optim.make(options, optax.constant_schedule(1.0), 1.0, params)
+    tx = optim.make(options, 1.0, params)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, ones), tx.init(ones), ones)
     return {name for name, update in flat(updates).items() if np.any(update)}
 
@@ -213,7 +219,7 @@ def test_lars_is_the_written_out_one():
     params["head/kernel"] *= 0  # its trust ratio is 1 in the first steps
     moments = {name: np.zeros(shape) for name, shape in shapes.items()}
 
-    tx = optim.make(LARS, lambda step: jnp.asarray(rates)[step], 1.0, tree(params))
+    tx = with_rate(LARS, lambda step: jnp.asarray(rates)[step], 1.0, tree(params))
     ours = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), tree(params))
     state = tx.init(ours)
     for rate in rates:
@@ -253,7 +259,7 @@ def test_adamw_is_torchs_with_the_groups_of_fine_tuning(golden):
     params = part(golden, "params/")
     gradients, expected = part(golden, "grads/"), part(golden, "steps/")
     rates = jnp.asarray(golden["rates"])
-    tx = optim.make(ADAMW, lambda step: rates[step], 0.65, tree(params))
+    tx = with_rate(ADAMW, lambda step: rates[step], 0.65, tree(params))
     ours, state = tree(params), tx.init(tree(params))
     for step in range(len(rates)):
         gradient = tree({name: g[step] for name, g in gradients.items()})

@@ -28,7 +28,7 @@ def quadratic(batch):
 def setup(rate=0.25, decay=None):
     ema_decay = None if decay is None else optax.constant_schedule(decay)
     recipe = train.Recipe(
-        quadratic(None), optax.sgd(rate), optax.constant_schedule(rate), ema_decay
+        quadratic(None), optax.identity(), optax.constant_schedule(rate), ema_decay
     )
     ema = None if decay is None else {"w": jnp.ones(())}
     return recipe, train.init_state(recipe, {"w": jnp.zeros(())}, ema)
@@ -152,3 +152,13 @@ def test_a_resumed_log_forgets_what_was_beyond(tmp_path):
     assert [(r["step"], r["loss"]) for r in read(tmp_path / "metrics.jsonl")] == [
         (1, 1.0), (2, 2.0), (4, 4.0), (6, 60.0),
     ]  # fmt: skip
+
+
+def test_a_skipped_step_does_not_hold_the_schedule_up():
+    """The rate that is applied is the rate of the run's step, skipped ones included."""
+    recipe = train.Recipe(quadratic(None), optax.identity(), lambda step: 0.25 * step, None)
+    state = train.init_state(recipe, {"w": jnp.zeros(())}, None)
+    state, _ = train.train_step(recipe, state, batch(np.nan), jax.random.key(0))
+    state, metrics = train.train_step(recipe, state, batch(1.0), jax.random.key(0))
+    assert metrics["learning_rate"] == 0.25
+    assert state.params["w"] == 0.5
