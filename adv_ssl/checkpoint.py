@@ -33,14 +33,21 @@ class State(NamedTuple):
 class Checkpoints:
     """The checkpoints of one stage, in ``folder``; a context manager that waits for the last save.
 
-    With ``architecture`` they are written, the newest two kept; without, only read.
+    With ``architecture`` they are written, the newest two kept; without, only read. What others
+    read of a checkpoint is its parameters, or, ``averaged``, their moving average.
     """
 
-    def __init__(self, folder: pathlib.Path, architecture: Architecture | None = None):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        architecture: Architecture | None = None,
+        averaged: bool = False,
+    ):
         if architecture is None and not folder.is_dir():
             raise UserError(f"{folder}: not there; name the folder of a stage of a run.")
         self.folder = folder
         self._architecture = architecture
+        self._result = "ema" if averaged else "params"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=architecture is not None)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -62,8 +69,8 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    rest=ocp.args.StandardSave(state._replace(params=None)._asdict()),
+                    params=ocp.args.StandardSave(getattr(state, self._result)),
+                    rest=ocp.args.StandardSave(self._rest(state)),
                     model=ocp.args.JsonSave(dataclasses.asdict(self._architecture)),
                 ),
             )
@@ -75,11 +82,14 @@ class Checkpoints:
         items = self._manager.restore(
             self.latest(),
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(like.params),
-                rest=ocp.args.StandardRestore(like._replace(params=None)._asdict()),
+                params=ocp.args.StandardRestore(getattr(like, self._result)),
+                rest=ocp.args.StandardRestore(self._rest(like)),
             ),
         )
-        return State(**{**items["rest"], "params": items["params"]})
+        return State(**{**items["rest"], self._result: items["params"]})
+
+    def _rest(self, state: State) -> dict[str, PyTree]:
+        return {**state._asdict(), self._result: None}
 
     def params(self) -> tuple[PyTree, dict[str, int]]:
         """The newest parameters and the architecture they belong to, whatever the task was."""
@@ -126,7 +136,9 @@ def hand_over(
             report.append(HandedOver(name, fresh.shape, "fresh", "belongs to the new task"))
             return fresh
         if name not in olds:
-            report.append(HandedOver(name, fresh.shape, "fresh", "not in the checkpoint"))
+            constant = name == "encoder/pos_embed"  # and this is what it starts from (B6, B7)
+            reason = "the same constant there" if constant else "not in the checkpoint"
+            report.append(HandedOver(name, fresh.shape, "fresh", reason))
             return fresh
         if olds[name].shape != fresh.shape:
             raise UserError(

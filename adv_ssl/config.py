@@ -10,11 +10,12 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from adv_ssl import attacks
+from adv_ssl import attacks, tasks
+from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError
-from adv_ssl.models.vit import Architecture
-from adv_ssl.optim import OPTIMIZERS, Schedule
-from adv_ssl.tasks import TASKS
+from adv_ssl.models.vit import Architecture, ViT
+from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule
+from adv_ssl.tasks.supervised import Supervised
 
 DTYPES = ("float32", "bfloat16")
 
@@ -63,25 +64,13 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Crop:
-    """Host-side augmentation of a training image."""
-
-    min_area: float  # random resized crop: smallest share of the image's area
-    antialias: bool  # True: torchvision's crop; False: BYOL's
-    flip: bool  # left to right, half the time
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_area <= 1:
-            raise UserError(f"min_area={self.min_area}: a share of the area, in (0, 1].")
-
-
-@dataclasses.dataclass(frozen=True)
 class Ema:
     """An exponential moving average of the parameters, updated after each step (B22)."""
 
     decay: float  # at the first step
     final_decay: float  # at the last step; half a cosine between them
     own_seed: bool  # start from other random weights rather than from a copy
+    used: bool  # scored and handed on in the place of the parameters
 
     def __post_init__(self) -> None:
         for name in ("decay", "final_decay"):
@@ -96,12 +85,13 @@ class Stage:
     task: Any  # options of the task of that name
     attack: AttackConfig | None
     split: str
-    crop: Crop
+    augment: Augment
     batch_size: int
     epochs: float
     steps: int | None  # instead of epochs
     drop_path: float
-    optimizer: Any  # options of the optimizer of that name
+    learned_positions: bool  # of the encoder; False: the sin-cos table stays as it is
+    optimizer: Optimizer  # options of the optimizer of that name
     schedule: Schedule
     layer_decay: float  # 1: none
     ema: Ema | None
@@ -117,6 +107,22 @@ class Stage:
             raise UserError(f"drop_path={self.drop_path}: must be in [0, 1).")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay={self.layer_decay}: must be in (0, 1].")
+        if self.attack and isinstance(self.task, Supervised) and self.task.erasing:
+            raise UserError(
+                "task.erasing: not with an attack, because its noise is outside of [0, 1], where "
+                "attacked pixels are; set it to None."
+            )
+        if self.batch_size % self.group:
+            raise UserError(
+                f"batch_size={self.batch_size}: must be a multiple of task.mixing.group="
+                f"{self.group}, the images that are mixed with one another."
+            )
+
+    @property
+    def group(self) -> int:
+        """Images of a batch that belong together: a batch is a multiple of it."""
+        mixing = self.task.mixing if isinstance(self.task, Supervised) else None
+        return mixing.group if mixing else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Evaluation:
     """Top-1 on a split, clean and under PGD."""
 
     split: str
-    resize: int  # short side before the central crop, pixels
+    resize: int  # short side before the central crop, pixels; 0: no crop, the image is stretched
     batch_size: int
     attacks: tuple[tuple[str, float, int], ...]  # (norm, epsilon, steps)
     attacked: int  # images under attack: the first so many of the split (A24)
@@ -133,6 +139,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}: must be 1 or more.")
+        if self.resize < 0:
+            raise UserError(f"resize={self.resize}: must be 0 (stretched, no crop) or more.")
         if self.attacked < 1:
             raise UserError(f"attacked={self.attacked}: must be 1 image or more.")
         if self.reach <= 0:
@@ -160,8 +168,8 @@ class Config:
     model: Architecture
     dtype: str  # of matrix products while training; evaluation is float32
     data: Data
-    pretrain: Stage
-    weights: str  # start fine-tuning from this stage folder instead of pre-training here
+    pretrain: Stage | None
+    weights: str  # fine-tune the encoder of this stage folder instead of pre-training one here
     finetune: Stage
     evaluate: Evaluation
     log_every: int  # steps
@@ -175,16 +183,27 @@ class Config:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more steps.")
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must be 0 or more.")
-        if self.evaluate.resize < self.model.image_size:
+        if 0 < self.evaluate.resize < self.model.image_size:
             raise UserError(
                 f"evaluate.resize={self.evaluate.resize} is below model.image_size="
                 f"{self.model.image_size}: the crop would not fit."
             )
+        for name in ("pretrain", "finetune"):
+            self._check_task(name)
+
+    def _check_task(self, name: str) -> None:
+        """Builds the stage's task: some options make no sense with this image and patch."""
+        stage = getattr(self, name)
+        try:
+            if stage is not None:
+                tasks.make(stage.task, ViT(self.model), classes=2)
+        except UserError as error:
+            raise UserError(f"{name}.task.{error}") from None
 
 
 # Fields whose dataclass is chosen by the key ``name`` beside their options.
 _CHOICES: dict[str, Mapping[str, type]] = {
-    "task": {name: row[0] for name, row in TASKS.items()},
+    "task": {name: row.options for name, row in tasks.TASKS.items()},
     "optimizer": OPTIMIZERS,
 }
 

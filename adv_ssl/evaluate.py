@@ -30,7 +30,7 @@ def wilson(correct: int, n: int) -> list[float]:
 
 def classifier(encoder: ViT, classes: int) -> Task:
     """The task that is scored: cross-entropy to the label itself, without smoothing."""
-    return supervised.make(supervised.Supervised(0.0, 0.0), encoder, classes)
+    return supervised.make(supervised.Supervised(0.0, 0.0, None, None), encoder, classes)
 
 
 def attacked(
@@ -122,6 +122,6 @@ def sentence(record: dict[str, Any]) -> str:
     )
     low, high = record["ci95"]
     return (
-        f"{record['dataset']}, {under}: top-1 {record['value']:.2%} "
+        f"{record['stage']}: {record['dataset']}, {under}: top-1 {record['value']:.2%} "
         f"[{low:.2%}, {high:.2%}], n={record['n']}, {record['seconds']:.1f} s"
     )

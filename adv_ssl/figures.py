@@ -71,19 +71,19 @@ def amplification(perturbation: np.ndarray) -> float:
     return float(f"{math.floor(ideal / unit) * unit:.0e}")
 
 
-def triptych(clean: np.ndarray, attacked: np.ndarray, factor: float) -> Figure:
-    """Clean image | perturbation times ``factor`` about mid-grey | attacked image, side by side.
+def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> Figure:
+    """Images of one size in rows of one length, with gaps between them.
 
     Small images are enlarged by a whole number, each pixel to a square (nearest neighbour).
     """
-    height, width, _ = clean.shape
-    zoom = math.ceil(192 / height)
-    gap = np.ones((height * zoom, round(0.04 * width * zoom), 3))
-    images = (clean, 0.5 + factor * (attacked - clean), attacked)
-    large = [np.clip(image, 0, 1).repeat(zoom, 0).repeat(zoom, 1) for image in images]
-    strip = np.concatenate([large[0], gap, large[1], gap, large[2]], axis=1)
-    figure = Figure(figsize=(strip.shape[1] / 100, strip.shape[0] / 100), dpi=100)
-    figure.figimage(strip)
+    size = len(rows[0][0])
+    zoom = math.ceil(192 / size)
+    gap = round(0.04 * size * zoom)
+    images = np.clip(np.array(rows), 0, 1).repeat(zoom, 2).repeat(zoom, 3)
+    tiles = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles])[:-gap, :-gap]
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
+    figure.figimage(sheet)
     return figure
 
 

@@ -6,7 +6,7 @@ falls into a default.
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import optax
@@ -19,6 +19,7 @@ PyTree = Any
 KINDS = (
     (r"encoder/cls_token", "token"),
     (r"encoder/pos_embed", "position"),
+    (r"decoder/mask_token", "token"),
     (r".*/kernel", "matrix"),
     (r".*/bias", "bias"),
     (r".*/scale", "norm"),
@@ -30,7 +31,7 @@ _ALWAYS_PLAIN = ("bias", "norm")  # neither decayed nor adapted by LARS
 LAYERS = (
     (r"encoder/(patch_embed/.*|cls_token|pos_embed)", lambda match: 0),
     (r"encoder/block_(\d+)/.*", lambda match: int(match[1]) + 1),
-    (r"encoder/fc_norm/.*|(head|projector|predictor)/.*", lambda match: -1),
+    (r"encoder/(fc_norm|norm)/.*|(head|projector|predictor|decoder)/.*", lambda match: -1),
 )
 
 
@@ -38,7 +39,8 @@ LAYERS = (
 class AdamW:
     """AdamW with decoupled decay, multiplied by the learning rate (C, D2)."""
 
-    base_lr: float  # per 256 images: the peak is base_lr * batch_size / 256
+    lr: float
+    scaled: bool  # True: lr is for 256 images, the peak is lr * batch_size / 256; False: the peak
     weight_decay: float
     b1: float
     b2: float
@@ -66,7 +68,8 @@ class Lars:
     ``optax.lars`` has the learning rate before the momentum: another thing while the rate changes.
     """
 
-    base_lr: float  # per 256 images
+    lr: float
+    scaled: bool
     weight_decay: float
     momentum: float
     trust: float  # eta
@@ -74,8 +77,7 @@ class Lars:
 
     def __post_init__(self) -> None:
         _check(self)
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum={self.momentum}: must be in [0, 1).")
+        _check_momentum(self.momentum)
         if self.trust <= 0:
             raise UserError(f"trust={self.trust}: must be above 0.")
 
@@ -89,12 +91,49 @@ class Lars:
         )
 
 
-OPTIMIZERS = {"adamw": AdamW, "lars": Lars}
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+    """SGD with momentum, no Nesterov, on a gradient of bounded length, without decay (E-SGD)."""
+
+    lr: float
+    scaled: bool
+    momentum: float
+    clip: float  # largest norm of the whole gradient
+    decayed: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        _check_lr(self.lr)
+        _check_momentum(self.momentum)
+        if self.clip <= 0:
+            raise UserError(f"clip={self.clip}: must be above 0.")
+
+    def transform(self, decayed: PyTree, plain: PyTree) -> optax.GradientTransformation:
+        """Gradients -> the direction before the learning rate."""
+        del decayed, plain
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.trace(self.momentum))
+
+
+Optimizer = AdamW | Lars | Sgd
+OPTIMIZERS = {"adamw": AdamW, "lars": Lars, "sgd": Sgd}
+
+
+def peak_rate(options: Optimizer, batch_size: int) -> float:
+    """The highest learning rate: scaled here, once, and nowhere else (C, D3)."""
+    return options.lr * batch_size / 256 if options.scaled else options.lr
+
+
+def _check_lr(lr: float) -> None:
+    if lr < 0:
+        raise UserError(f"lr={lr}: must be 0 or more.")
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise UserError(f"momentum={momentum}: must be in [0, 1).")
 
 
 def _check(options: AdamW | Lars) -> None:
-    if options.base_lr < 0:
-        raise UserError(f"base_lr={options.base_lr}: must be 0 or more.")
+    _check_lr(options.lr)
     if options.weight_decay < 0:
         raise UserError(f"weight_decay={options.weight_decay}: must be 0 or more.")
     kinds = [kind for _, kind in KINDS if kind not in _ALWAYS_PLAIN]
@@ -159,7 +198,7 @@ def layer_scales(gamma: float, last: int) -> list[float]:
     return [gamma ** (last - i) for i in range(last + 1)]
 
 
-def make(options: AdamW | Lars, layer_decay: float, params: PyTree) -> optax.GradientTransformation:
+def make(options: Optimizer, layer_decay: float, params: PyTree) -> optax.GradientTransformation:
     """Gradients -> the direction that the step takes the learning rate of.
 
     ``params`` may be abstract: only names are read. The layer's scale comes after the decay and
@@ -176,7 +215,7 @@ def make(options: AdamW | Lars, layer_decay: float, params: PyTree) -> optax.Gra
     return optax.chain(direction, by_layer)
 
 
-def table(options: AdamW | Lars, peak: float, layer_decay: float, params: PyTree) -> str:
+def table(options: Optimizer, peak: float, layer_decay: float, params: PyTree) -> str:
     """What each layer gets, for the log: parameters, decayed ones, peak learning rate, scale."""
     ids, kind = layers(params), kinds(params)
     last = max(jax.tree.leaves(ids))

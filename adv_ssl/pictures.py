@@ -8,31 +8,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from adv_ssl import evaluate, stage
+from adv_ssl import evaluate, stage, tasks
 from adv_ssl.checkpoint import State
-from adv_ssl.config import AttackConfig, Config
+from adv_ssl.config import Config, Stage
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.figures import filter_components
 from adv_ssl.files import write_atomically
 from adv_ssl.keys import named
-from adv_ssl.task import Task, adversarial
+from adv_ssl.task import PyTree, Task, adversarial
 
 PICTURES = 8  # images in each gallery
 
 
 def classified(
-    config: Config,
-    task: Task,
-    state: State,
-    attack: AttackConfig,
-    source: Source,
-    figures: pathlib.Path,
+    config: Config, task: Task, params: PyTree, source: Source, figures: pathlib.Path
 ) -> None:
     """The first images, attacked, with what the classifier says of both: figures/gallery.npz."""
     path = figures / "gallery.npz"
-    if path.exists():
+    attacks = config.evaluate.make_attacks()
+    if not attacks or path.exists():
         return
+    attack = attacks[len(attacks) // 2]
     # The evaluation's own batch size: what it compiled serves here.
     options, size = config.evaluate, config.model.image_size
     batch = next(
@@ -40,12 +37,12 @@ def classified(
     )
     first = batch.pop("mask").nonzero()[0][:PICTURES]
     key = named(jax.random.key(config.seed), "evaluate")
-    clean, _, said = evaluate.attacked(task, None, state.params, batch, key)
-    _, x, said_attacked = evaluate.attacked(task, attack, state.params, batch, key)
+    clean, _, said = evaluate.attacked(task, None, params, batch, key)
+    _, x, said_attacked = evaluate.attacked(task, attack, params, batch, key)
     _save_arrays(
         path,
-        clean=np.asarray(clean)[first],
-        attacked=np.asarray(x)[first],
+        clean_input=np.asarray(clean)[first],
+        attacked_input=np.asarray(x)[first],
         label=batch["label"][first],
         clean_prediction=np.asarray(said)[first],
         attacked_prediction=np.asarray(said_attacked)[first],
@@ -54,35 +51,45 @@ def classified(
     )
 
 
-def filters(config: Config, state: State, figures: pathlib.Path) -> None:
+def filters(config: Config, params: PyTree, figures: pathlib.Path) -> None:
     """The principal components of the patch filters (I21): figures/filters.npz."""
     path = figures / "filters.npz"
     if path.exists():
         return
-    kernel = np.asarray(state.params["encoder"]["patch_embed"]["kernel"])
+    kernel = np.asarray(params["encoder"]["patch_embed"]["kernel"])
     components, explained = filter_components(kernel, config.model.patch)
     _save_arrays(path, components=components, explained=explained)
 
 
-def attacked_inputs(config: Config, state: State, source: Source, figures: pathlib.Path) -> None:
-    """What pre-training sees, clean and attacked: figures/pretrain_gallery.npz."""
+def prepared(
+    config: Config, options: Stage, state: State, source: Source, figures: pathlib.Path
+) -> None:
+    """What pre-training sees and makes of it, clean and attacked: figures/pretrain_gallery.npz."""
     path = figures / "pretrain_gallery.npz"
-    attack = config.pretrain.attack
-    if attack is None or path.exists():
+    if path.exists():
         return
-    few = dataclasses.replace(config.pretrain, batch_size=PICTURES, attack=None)
+    groups = -(-PICTURES // options.group)
+    few = dataclasses.replace(options, batch_size=groups * options.group, attack=None)
     batch = next(stage.batches("pictures", config, few, source, 0, 1))
     key = named(jax.random.key(config.seed), "pictures")
     nominal = stage.make_task(config, few, source.num_classes)
-    tasks = (nominal, adversarial(nominal, attack.make()))
+    attack = options.attack
+    variants = {"clean": nominal}
+    if attack:
+        variants["attacked"] = adversarial(nominal, attack.make())
 
     @jax.jit
-    def inputs(*arguments: Any) -> list[jax.Array]:
-        # Of the leaves of x the first stands for all: BYOL's first view.
-        return [jax.tree.leaves(task.prepare(*arguments).x)[0] for task in tasks]
+    def draw(*arguments: Any) -> dict[str, jax.Array]:
+        drawn = {}
+        for kind, task in variants.items():
+            x, context, _ = task.prepare(*arguments)
+            aux = task.loss(arguments[0], x, context, None)[1]
+            for name, images in tasks.row(options.task).pictures(x, context, aux).items():
+                drawn[f"{kind}_{name}"] = images[:PICTURES]
+        return drawn
 
-    clean, attacked = inputs(state.params, state.ema, batch, key)
-    _save_arrays(path, clean=clean, attacked=attacked, **dataclasses.asdict(attack))
+    drawn = draw(state.params, state.ema, batch, key)
+    _save_arrays(path, **drawn, **(dataclasses.asdict(attack) if attack else {}))
 
 
 def _save_arrays(path: pathlib.Path, **arrays: Any) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from adv_ssl import evaluate, pictures, provenance, report, stage
-from adv_ssl.checkpoint import State
-from adv_ssl.config import Config, parse
+from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.files import write_json
 from adv_ssl.models.vit import ViT
+from adv_ssl.task import PyTree
+from adv_ssl.tasks.supervised import Supervised
 
 _log = logging.getLogger("adv_ssl")
 
@@ -34,29 +35,43 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
     """
     plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
     config, workdir = parse(plain), pathlib.Path(workdir)
-
-    def source(split: str) -> Source:
-        return sources.load(config.data.name, split, config.data.dir)
-
-    images = {
-        "pretrain": source(config.pretrain.split),
-        "finetune": source(config.finetune.split),
-        "evaluate": source(config.evaluate.split),
-    }
+    stages = {"finetune": config.finetune}
+    if config.pretrain and not config.weights:
+        stages = {"pretrain": config.pretrain} | stages
+    sets = {name: _source(config, options.split) for name, options in stages.items()}
+    test_set = _source(config, config.evaluate.split)
+    _check_labels(stages, sets)
     _claim(workdir, config, plain)
-    if config.weights:
-        pretrained = pathlib.Path(config.weights)
-    else:
-        pretrained = workdir / "pretrain"
-        state = stage.run("pretrain", config, config.pretrain, images["pretrain"], workdir, None)
-        pictures.filters(config, state, workdir / "figures")
-        pictures.attacked_inputs(config, state, images["pretrain"], workdir / "figures")
-    if images["finetune"].num_classes == 0:
-        _log.info("%s has no labels: done after pre-training.", config.data.name)
-        return report.write(workdir)
-    state = stage.run("finetune", config, config.finetune, images["finetune"], workdir, pretrained)
-    _evaluate(config, state, images["evaluate"], workdir)
+    encoder = pathlib.Path(config.weights) if config.weights else None
+    for name, options in stages.items():
+        source = sets[name]
+        if isinstance(options.task, Supervised) and source.num_classes == 0:
+            _log.info("%s has no labels: done after pre-training.", config.data.name)
+            break
+        state = stage.run(name, config, options, source, workdir, encoder)
+        encoder = workdir / name
+        if name == "pretrain":
+            pictures.filters(config, stage.result(options, state), workdir / "figures")
+            pictures.prepared(config, options, state, source, workdir / "figures")
+        if isinstance(options.task, Supervised):  # pre-training too may make a classifier (D14)
+            _evaluate(
+                name, config, stage.result(options, state), int(state.step), test_set, workdir
+            )
     return report.write(workdir)
+
+
+def _source(config: Config, split: str) -> Source:
+    return sources.load(config.data.name, split, config.data.dir)
+
+
+def _check_labels(stages: Mapping[str, Stage], sets: Mapping[str, Source]) -> None:
+    """UserError if the first stage needs labels that are not there; a later one is left out."""
+    name, options = next(iter(stages.items()))
+    if isinstance(options.task, Supervised) and sets[name].num_classes == 0:
+        raise UserError(
+            f"config.{name}.task.name='supervised' needs labels, {sets[name].records.what} has "
+            "none: put the images into one folder for each class, or take another method."
+        )
 
 
 def _claim(workdir: pathlib.Path, config: Config, raw: dict[str, Any]) -> None:
@@ -87,33 +102,28 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
     return flat
 
 
-def _evaluate(config: Config, state: State, source: Source, workdir: pathlib.Path) -> None:
-    """Scores the classifier, clean and under each attack that results.json does not have yet."""
+def _evaluate(
+    name: str, config: Config, params: PyTree, step: int, source: Source, workdir: pathlib.Path
+) -> None:
+    """Scores a stage, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
     results = json.loads(path.read_text()) if path.exists() else []
     task = evaluate.classifier(ViT(config.model), source.num_classes)
-    few = source.first(config.evaluate.attacked)
-    attacks = config.evaluate.make_attacks()
-    for attack in [None, *attacks][len(results) :]:
+    few, size = source.first(config.evaluate.attacked), config.model.image_size
+    done = sum(record["stage"] == name for record in results)
+    for attack in [None, *config.evaluate.make_attacks()][done:]:
+        images = few if attack else source
+        score = evaluate.score(task, params, images, config.evaluate, size, attack, config.seed)
         record = {
             "suite": "main",
             "dataset": f"{config.data.name} {config.evaluate.split}",
-            **evaluate.score(
-                task,
-                state.params,
-                few if attack else source,
-                config.evaluate,
-                config.model.image_size,
-                attack,
-                config.seed,
-            ),
-            "stage": "finetune",
-            "step": int(state.step),
+            **score,
+            "stage": name,
+            "step": step,
             "seed": config.seed,
         }
         results.append(record)
         write_json(path, results)
         _log.info(evaluate.sentence(record))
-    if attacks:
-        middle = attacks[len(attacks) // 2]
-        pictures.classified(config, task, state, middle, source, workdir / "figures")
+    if name == "finetune":
+        pictures.classified(config, task, params, source, workdir / "figures")

@@ -267,23 +267,42 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 
 def _gallery(path: pathlib.Path) -> Html:
-    """Cards of clean | perturbation | attacked, one factor for all: so they can be compared."""
+    """A card an image; perturbations by one factor in all, so that they can be compared."""
     data = _arrays(path)
-    factor = figures.amplification(data["attacked"] - data["clean"])
+    attack: dict[str, Any] = {k: data[k].item() for k in ("norm", "epsilon", "steps") if k in data}
+    rows, note = [["clean_input"]], "What the model sees."
+    if attack:
+        delta = data["attacked_input"] - data["clean_input"]
+        factor = figures.amplification(delta)
+        data["perturbation"] = 0.5 + factor * delta
+        rows = [["clean_input", "perturbation", "attacked_input"]]
+        note = (
+            f"{_threat(attack)}, {attack['steps']} PGD steps. Left to right: the clean image; the "
+            f"perturbation {TIMES} {factor:g} about mid-grey; the attacked image."
+        )
+    if "clean_reconstruction" in data:
+        rows = [["clean_original", "clean_input", "clean_reconstruction"]]
+        note = "Left to right: the image; the patches that are seen; the others, predicted."
+        if attack:
+            rows.append(["perturbation", "attacked_input", "attacked_reconstruction"])
+            note += (
+                f" Below: the same under {_threat(attack)}, {attack['steps']} PGD steps, first the "
+                f"perturbation {TIMES} {factor:g} about mid-grey."
+            )
+        note += (
+            " A prediction is of each patch with its mean and contrast taken out: those of the "
+            "clean patch are lent to it here."
+        )
     cards = []
-    for i, (clean, attacked) in enumerate(zip(data["clean"], data["attacked"], strict=True)):
-        if i == CARDS:
-            break
-        drawn = figures.triptych(clean, attacked, factor)
-        image = _image(path.parent, f"{path.stem}_{i:02}", drawn, "clean, perturbation, attacked")
-        left, right = _verdicts(data, i) if "label" in data else ("clean", "attacked")
-        below = [tag("span", text) for text in (left, f"{TIMES} {factor:g}", right)]
-        cards.append(tag("figure", image, tag("figcaption", *below)))
-    attack = {"norm": str(data["norm"]), "epsilon": float(data["epsilon"])}
-    note = (
-        f"{_threat(attack)}, {int(data['steps'])} PGD steps. Left to right: the clean image; the "
-        f"perturbation {TIMES} {factor:g} about mid-grey; the attacked image."
-    )
+    for i in range(min(CARDS, len(data["clean_input"]))):
+        drawn = figures.mosaic([[data[name][i] for name in row] for row in rows])
+        names = ", ".join(name.replace("_", " ") for row in rows for name in row)
+        parts = [_image(path.parent, f"{path.stem}_{i:02}", drawn, names)]
+        if "label" in data:
+            left, right = _verdicts(data, i)
+            below = [tag("span", text) for text in (left, f"{TIMES} {factor:g}", right)]
+            parts.append(tag("figcaption", *below))
+        cards.append(tag("figure", *parts))
     if "label" in data:
         note += " Below: the label in bold, then what the model says (✗: wrong)."
     return join(tag("p", note, class_="note"), tag("div", *cards, class_="cards"))

@@ -34,7 +34,7 @@ def total_steps(stage: Stage, images: int) -> int:
 
 def make_task(config: Config, stage: Stage, classes: int) -> Task:
     """The stage's task, attacked or not."""
-    encoder = ViT(config.model, stage.drop_path, jnp.dtype(config.dtype))
+    encoder = ViT(config.model, stage.drop_path, jnp.dtype(config.dtype), stage.learned_positions)
     task = tasks.make(stage.task, encoder, classes)
     return adversarial(task, stage.attack.make()) if stage.attack else task
 
@@ -47,9 +47,7 @@ def batches(
         source,
         image_size=config.model.image_size,
         views=stage.task.views,
-        min_area=stage.crop.min_area,
-        antialias=stage.crop.antialias,
-        flip=stage.crop.flip,
+        augment=stage.augment,
         batch_size=stage.batch_size,
         seed=zlib.crc32(f"{name}/{config.seed}".encode()),
         start=start,
@@ -57,36 +55,28 @@ def batches(
     )
 
 
-def init_params(config: Config, stage: Stage, task: Task, key: jax.Array) -> PyTree:
-    """Random parameters of a stage's task."""
-    views = (stage.task.views,) if stage.task.views > 1 else ()
-    size = config.model.image_size
-    batch = {"image": jnp.zeros((1, *views, size, size, 3), jnp.uint8)}
-    return jax.jit(task.init)(key, batch)
-
-
-def peak_rate(stage: Stage) -> float:
-    """The highest learning rate: scaled here, once, and nowhere else."""
-    return stage.optimizer.base_lr * stage.batch_size / 256
-
-
-def make_recipe(config: Config, stage: Stage, task: Task, steps: int) -> train.Recipe:
+def make_recipe(stage: Stage, task: Task, steps: int) -> train.Recipe:
     """What the stage's step needs beside its state."""
-    rate = optim.learning_rate(stage.schedule, peak_rate(stage), steps)
-    params = jax.eval_shape(lambda: init_params(config, stage, task, jax.random.key(0)))
+    peak = optim.peak_rate(stage.optimizer, stage.batch_size)
+    rate = optim.learning_rate(stage.schedule, peak, steps)
+    params = jax.eval_shape(task.init, jax.random.key(0))
     tx = optim.make(stage.optimizer, stage.layer_decay, params)
     ema = stage.ema and train.cosine_between(stage.ema.decay, stage.ema.final_decay, steps)
     return train.Recipe(task, tx, rate, ema)
 
 
-def random_state(config: Config, stage: Stage, recipe: train.Recipe, key: jax.Array) -> State:
+def random_state(stage: Stage, recipe: train.Recipe, key: jax.Array) -> State:
     """Step 0 of a stage from random weights."""
-    params = init_params(config, stage, recipe.task, named(key, "params"))
-    ema = None
+    init = jax.jit(recipe.task.init)
+    params, ema = init(named(key, "params")), None
     if stage.ema is not None:
-        own = stage.ema.own_seed
-        ema = init_params(config, stage, recipe.task, named(key, "ema" if own else "params"))
+        ema = init(named(key, "ema" if stage.ema.own_seed else "params"))
     return train.init_state(recipe, params, ema)
+
+
+def result(stage: Stage, state: State) -> PyTree:
+    """The parameters that are scored and handed on."""
+    return state.ema if stage.ema is not None and stage.ema.used else state.params
 
 
 def _receive_encoder(
@@ -115,10 +105,11 @@ def run(
     """
     folder = workdir / name
     steps = total_steps(stage, len(source.records))
-    recipe = make_recipe(config, stage, make_task(config, stage, source.num_classes), steps)
+    recipe = make_recipe(stage, make_task(config, stage, source.num_classes), steps)
     key = named(jax.random.key(config.seed), name)
-    random = functools.partial(random_state, config, stage, recipe, key)
-    with Checkpoints(folder / "checkpoints", config.model) as checkpoints:
+    random = functools.partial(random_state, stage, recipe, key)
+    averaged = stage.ema is not None and stage.ema.used
+    with Checkpoints(folder / "checkpoints", config.model, averaged) as checkpoints:
         fresh = checkpoints.latest() is None
         state = random() if fresh else checkpoints.restore(jax.eval_shape(random))
         if fresh and pretrained is not None:
@@ -126,10 +117,11 @@ def run(
         start = int(state.step)
         if start == steps and not fresh:
             return state
-        peak = peak_rate(stage)
+        peak = optim.peak_rate(stage.optimizer, stage.batch_size)
         _log.info(
-            "%s: steps %d to %d of %d images, learning rate %.3g = %.3g * %d/256\n%s",
-            name, start, steps, stage.batch_size, peak, stage.optimizer.base_lr, stage.batch_size,
+            "%s: steps %d to %d of %d images, peak learning rate %.3g%s\n%s",
+            name, start, steps, stage.batch_size, peak,
+            f" = {stage.optimizer.lr:.3g} * {stage.batch_size}/256" * stage.optimizer.scaled,
             optim.table(stage.optimizer, peak, stage.layer_decay, state.params),
         )  # fmt: skip
         with Writer(folder, start) as writer:

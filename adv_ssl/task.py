@@ -29,14 +29,14 @@ class Prepared(NamedTuple):
 class Task(NamedTuple):
     """What is learnt, as three pure functions.
 
-    ``init(key, batch) -> params``: ``params["encoder"]`` is handed on to the next stage.
+    ``init(key) -> params``: ``params["encoder"]`` is handed on to the next stage.
     ``prepare(params, ema, batch, key) -> Prepared``: mask, views, mixup, clean targets, EMA
     projections. ``loss(params, x, context, key) -> (losses [B], aux)``: deterministic given its
     arguments; ``key`` drives drop path alone, and ``None`` means none. ``aux`` holds scalars and
     ``[B]`` arrays for the log; what else a task knows of an image (``logits``) is for evaluation.
     """
 
-    init: Callable[[Array, Batch], PyTree]
+    init: Callable[[Array], PyTree]
     prepare: Callable[[PyTree, PyTree, Batch, Array], Prepared]
     loss: Callable[[PyTree, PyTree, Any, Array | None], tuple[Array, Aux]]
 

@@ -1,9 +1,10 @@
-"""BYOL, PGD^2 in L-inf at epsilon 2/255; then nominal fine-tuning and evaluation.
+"""BYOL pre-training, PGD^2 in L-inf at epsilon 2/255; then nominal fine-tuning and evaluation.
 
     python -m adv_ssl.main --config=configs/byol_linf.py --workdir=DIR
 
 is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
-small, with radii of their own.
+small, with radii of their own. ``:imagenet,adamw`` takes AdamW in
+the place of LARS.
 """
 
 import ml_collections
@@ -11,6 +12,6 @@ import ml_collections
 from adv_ssl import recipes
 
 
-def get_config(scale: str = "imagenet") -> ml_collections.ConfigDict:
+def get_config(argument: str = "imagenet") -> ml_collections.ConfigDict:
     """The recipe at one of ``recipes.SCALES``."""
-    return recipes.byol(scale, threat="linf")
+    return recipes.recipe("byol", "linf", argument)

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from adv_ssl import tasks
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import Task
-from adv_ssl.tasks import byol, supervised
+from adv_ssl.tasks import byol, mae, rotnet, supervised
 
 jax.config.update("jax_platforms", "cpu")
 # The tests are mostly compiling: compile lightly, and the same program once.
@@ -29,12 +30,17 @@ CLASSES = 3
 PALE = Photometric(0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, (0.1, 2.0), 0.5)
 
 
+OPTIONS = {
+    "byol": byol.Byol(32, 16, PALE, PALE),
+    "mae": mae.Mae(mask_ratio=0.5, width=12, depth=1, heads=2, mlp=24),
+    "rotnet": rotnet.RotNet(0.1, 0.02),
+    "supervised": supervised.Supervised(0.1, 0.02, None, None),
+}
+
+
 def make_task(name: str, drop_path: float = 0.0) -> Task:
-    encoder = ViT(TINY, drop_path)
-    if name == "byol":
-        options = byol.Byol(32, 16, PALE, PALE)
-        return byol.make(options, encoder, 0)
-    return supervised.make(supervised.Supervised(0.1, 0.02), encoder, CLASSES)
+    encoder = ViT(TINY, drop_path, learned_positions=name != "mae")
+    return tasks.make(OPTIONS[name], encoder, CLASSES)
 
 
 def make_batch(name: str, size: int = 4, seed: int = 0) -> dict[str, np.ndarray]:

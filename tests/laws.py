@@ -26,7 +26,7 @@ class Case:
         self._prepare = functools.cache(lambda task: jax.jit(task.prepare))
         self._loss = jax.jit(lambda *arguments: task.loss(*arguments, None)[0])
         init = jax.jit(task.init)
-        params, self.ema = (init(jax.random.key(i), batch) for i in (0, 1))
+        params, self.ema = (init(jax.random.key(i)) for i in (0, 1))
         # A head of zeros would send no gradient to the pixels; every parameter gets some noise.
         leaves, tree = jax.tree.flatten(params)
         rng = np.random.default_rng(0)

@@ -122,7 +122,7 @@ def test_target_follows_the_updated_parameters(first):
         return x @ params["w"], {}
 
     task = Task(
-        init=lambda key, batch: None,
+        init=lambda key: None,
         prepare=lambda params, ema, batch, key: Prepared(batch["x"], None),
         loss=loss,
     )

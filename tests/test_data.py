@@ -17,6 +17,7 @@ from PIL import Image
 from adv_ssl.data import transforms
 from adv_ssl.data.loader import eval_batches, train_batches
 from adv_ssl.data.sources import UNLABELLED, Records, Source, load
+from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError
 
 # ---- sources --------------------------------------------------------------------------------
@@ -374,13 +375,13 @@ def test_the_two_rules_differ_where_a_crop_does_not_fit():
         assert box(1, 1, rng, 0.08) == (0, 0, 1, 1)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("rule", ["torchvision", "byol"])
 @pytest.mark.parametrize("shape", [(40, 60), (7, 5), (1, 9)])
-def test_a_constant_image_stays_constant(antialias: bool, shape: tuple[int, int]):
+def test_a_constant_image_stays_constant(rule: str, shape: tuple[int, int]):
     image = np.full((*shape, 3), (10, 128, 255), np.uint8)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        crop = transforms.random_resized_crop(image, rng, 16, 0.08, antialias=antialias)
+        crop = transforms.random_resized_crop(image, rng, 16, 0.08, rule)
         np.testing.assert_array_equal(crop, np.broadcast_to(image[0, 0], (16, 16, 3)))
 
 
@@ -394,7 +395,8 @@ def test_only_antialiasing_averages_what_lies_between(monkeypatch: pytest.Monkey
         monkeypatch.setattr(transforms, box, lambda *_: (0, 0, 64, 64))
     rng = np.random.default_rng(0)
     smooth, sharp = (
-        transforms.random_resized_crop(stripes, rng, 16, 1.0, antialias=a) for a in (True, False)
+        transforms.random_resized_crop(stripes, rng, 16, 1.0, rule)
+        for rule in ("torchvision", "byol")
     )
     assert np.abs(smooth[:, 2:-2].astype(int) - 64).max() <= 6  # a quarter of 255
     assert not sharp[:, 2:-2].any()  # cubic between pixels 1 and 2 of 4; below 0 is clipped
@@ -418,12 +420,30 @@ def test_eval_crop():
     assert transforms.eval_crop(image[:3, :7], 256, 224).shape == (224, 224, 3)
 
 
+def test_without_a_crop_the_whole_image_is_stretched():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    whole = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(transforms.eval_crop(image, 0, 16), whole)
+    options = Augment("none", 1.0, True, None)
+    views = [transforms.augment(image, np.random.default_rng(i), 16, options) for i in range(20)]
+    flipped = [np.array_equal(view, whole[:, ::-1]) for view in views]
+    assert 3 < sum(flipped) < 17
+    assert all(np.array_equal(view, whole) for view, f in zip(views, flipped, strict=True) if not f)
+
+
+def test_impossible_augmentations_are_refused():
+    with pytest.raises(UserError, match="crop='resnet': choose from torchvision, byol, none"):
+        Augment("resnet", 0.5, True, None)
+    with pytest.raises(UserError, match=r"min_area=0\.5: crop='none' keeps the whole image"):
+        Augment("none", 0.5, True, None)
+
+
 # ---- loader ---------------------------------------------------------------------------------
 
 
 def train(source: Source, **options: Any) -> Iterator[dict[str, np.ndarray]]:
     defaults: dict[str, Any] = {
-        "image_size": 4, "views": 1, "min_area": 0.3, "antialias": False, "flip": True,
+        "image_size": 4, "views": 1, "augment": Augment("byol", 0.3, True, None),
         "batch_size": 8, "seed": 0, "start": 0, "stop": 10,
     }  # fmt: skip
     return train_batches(source, **defaults | options)

@@ -31,7 +31,7 @@ MISTAKES = {
     "batch larger than the set": ({"pretrain__batch_size": 100000}, r"1437.*100000|100000.*1437"),
     "no such task": (
         {"pretrain__task__name": "mea"},
-        r"task\.name='mea': choose from byol, superv",
+        r"task\.name='mea': choose from byol, mae",
     ),
     "no such optimizer": ({"pretrain__optimizer__name": "sgdw"}, r"optimizer\.name='sgdw'"),
     "smoothing of 1": ({"finetune__task__label_smoothing": 1.0}, r"label_smoothing=1\.0"),
@@ -40,15 +40,15 @@ MISTAKES = {
         r"finetune\.layer_decay=0\.0: must be in \(0, 1\]",
     ),
     "drop path of 1": ({"finetune__drop_path": 1.0}, r"finetune\.drop_path=1\.0"),
-    "negative rate": ({"pretrain__optimizer__base_lr": -1.0}, r"optimizer\.base_lr=-1\.0"),
-    "rate not finite": ({"pretrain__optimizer__base_lr": float("inf")}, r"finite"),
+    "negative rate": ({"pretrain__optimizer__lr": -1.0}, r"optimizer\.lr=-1\.0"),
+    "rate not finite": ({"pretrain__optimizer__lr": float("inf")}, r"finite"),
     "no such kind": ({"pretrain__optimizer__decayed": ("bias",)}, r"decayed has 'bias': the kinds"),
     "warm-up in steps": (
         {"pretrain__schedule__warmup": 500.0},
         r"schedule\.warmup=500\.0: a share",
     ),
     "average of 2": ({"pretrain__ema__decay": 2.0}, r"ema\.decay=2\.0"),
-    "crop of nothing": ({"pretrain__crop__min_area": 0.0}, r"crop\.min_area=0\.0"),
+    "crop of nothing": ({"pretrain__augment__min_area": 0.0}, r"augment\.min_area=0\.0"),
     "attack without steps": ({"evaluate__attacks": (("l2", 0.5, 0),)}, r"attacks\[0\] has 0 steps"),
     "evaluated norm": ({"evaluate__attacks": (("l3", 0.5, 1),)}, r"attacks\[0\]\.norm='l3'"),
     "attack cut short": ({"evaluate__attacks": (("l2", 0.5),)}, r"attacks\[0\].*expected 3 values"),
@@ -59,6 +59,41 @@ MISTAKES = {
     "no such split": ({"pretrain__split": "trian"}, r"trian.*train"),
     "no whole number": ({"log_every": 0}, r"log_every=0"),
 }
+# The same of other methods: (method, changes, what is said).
+OTHERS = {
+    "mask of all": (
+        "mae",
+        {"pretrain__task__mask_ratio": 0.99},
+        r"config\.pretrain\.task\.mask_ratio=0\.99 of 16 patches leaves 0 visible",
+    ),
+    "mask of none": (
+        "mae",
+        {"pretrain__task__mask_ratio": 0.0},
+        r"config\.pretrain\.task\.mask_ratio=0\.0 of 16 patches leaves 16 visible",
+    ),
+    "decoder's heads": ("mae", {"pretrain__task__heads": 3}, r"pretrain\.task\.width=8: must be"),
+    "mixup for RotNet": (
+        "rotnet",
+        {"pretrain__task__mixing": {"mixup": 0.8}},
+        r"pretrain\.task\.mixing: unknown key; the keys here are label_smoothing, head_std",
+    ),
+    "erasing under attack": (
+        "supervised",
+        {"pretrain__task__erasing": {"prob": 0.25, "area": (0.02, 0.3), "ratio": 0.3}},
+        r"config\.pretrain\.task\.erasing: not with an attack",
+    ),
+    "groups of another size": (
+        "supervised",
+        {"pretrain__task__mixing__group": 5},
+        r"pretrain\.batch_size=16: must be a multiple of task\.mixing\.group=5",
+    ),
+    "gamma above 1": ("rotnet", {"pretrain__layer_decay": 1.5}, r"layer_decay=1\.5: must be in"),
+    "supervised without labels": (
+        "supervised",
+        {"data__name": "unlabelled", "evaluate__split": "test"},
+        r"config\.pretrain\.task\.name='supervised' needs labels, folder:.*has none",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -68,6 +103,22 @@ def test_a_mistake_is_one_line_before_any_training(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
     with pytest.raises(UserError, match=said) as raised:
         pipeline.run(tiny.config(**changes), tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_mistake_with_another_method(name, tmp_path, monkeypatch):
+    method, changes, said = OTHERS[name]
+    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained"))
+    config = tiny.config(method=method)
+    config.unlock()  # as a configuration written by hand is
+    if changes.get("data__name") == "unlabelled":
+        images = tiny.folder_of_images(tmp_path / "images", 40)
+        changes = changes | {"data__name": f"folder:{images}"}
+    for path, value in changes.items():
+        config.update_from_flattened_dict({path.replace("__", "."): value})
+    with pytest.raises(UserError, match=said) as raised:
+        pipeline.run(config, tmp_path / "run")
     assert "\n" not in str(raised.value)
 
 
@@ -123,6 +174,10 @@ def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
         ),
         (["--config=configs/byol_l2.py:digits", "--config.seed=x"], "config.seed"),
         (["--config=configs/byol_l2.py:digit"], "scale 'digit'"),
+        (
+            ["--config=configs/rotnet_l2.py:digits", "--config.pretrain.task.mixing.group=4"],
+            "no such key: 'mixing'",
+        ),
         (["--config=configs/nowhere.py"], "no such configuration file"),
         (["--config=configs/byol_l2.py:digits", "--config.pretrain.attack.epsilon=-1"], "=-1.0"),
         (["--config=configs/byol_l2.py:digits", "digits"], "unexpected argument 'digits'"),

@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
         "task": {"name": "byol", "hidden": 256, "output": 64, "view1": {"blur_sigma": [0.1, 1.0]}},
         "attack": {"norm": "l2", "epsilon": 1.0, "steps": 2, "step_size": 0.625, "start": "ball"},
         "split": "train",
-        "crop": {"min_area": 0.5, "antialias": False, "flip": False},
+        "augment": {"crop": "byol", "min_area": 0.5, "flip": False, "randaugment": None},
         "batch_size": 128,
         "steps": None,
         "schedule": {"warmup": 0.1, "min_lr": 0.0},
@@ -135,11 +135,16 @@ def write_run(folder: pathlib.Path, size: int = 16, pictures: int = 2, lines: in
     attack: dict[str, Any] = {"norm": "l2", "epsilon": 0.5, "steps": 20}
     label = np.arange(2, 2 + pictures) % len(NAMES)
     np.savez(
-        folder / "figures" / "gallery.npz", clean=clean, attacked=attacked, label=label,
+        folder / "figures" / "gallery.npz", clean_input=clean, attacked_input=attacked, label=label,
         clean_prediction=label, attacked_prediction=(label + label % 2) % len(NAMES),
         class_names=np.array(NAMES), **attack,
     )  # fmt: skip
-    np.savez(folder / "figures" / "pretrain_gallery.npz", clean=clean, attacked=attacked, **attack)
+    np.savez(
+        folder / "figures" / "pretrain_gallery.npz",
+        clean_input=clean,
+        attacked_input=attacked,
+        **attack,
+    )
     kernel = rng.normal(size=(48, 20)) @ rng.normal(size=(20, 64)) + rng.normal(size=(48, 64))
     components, explained = figures.filter_components(kernel, 4)
     np.savez(folder / "figures" / "filters.npz", components=components, explained=explained)
@@ -353,15 +358,15 @@ def test_amplification_is_the_largest_of_one_digit() -> None:
         assert factor * reach <= 0.5001 < (factor + 10.0 ** int(exponent)) * reach
 
 
-def test_triptych_is_the_images_enlarged() -> None:
-    clean = np.random.default_rng(0).random((8, 8, 3))
-    attacked = np.clip(clean + 0.01, 0, 1)
-    pixels = imread(io.BytesIO(figures.png(figures.triptych(clean, attacked, 20.0))))[..., :3]
-    assert pixels.shape[0] == 192
-    np.testing.assert_allclose(pixels[::24, :192:24], clean, atol=1 / 255)
-    np.testing.assert_allclose(pixels[::24, -192::24], attacked, atol=1 / 255)
-    middle = pixels[::24, 192 + 8 : 192 + 8 + 192 : 24]
-    np.testing.assert_allclose(middle, 0.5 + 20 * (attacked - clean), atol=1 / 255)
+def test_mosaic_is_the_images_enlarged() -> None:
+    rows = np.random.default_rng(0).random((2, 3, 8, 8, 3))
+    pixels = imread(io.BytesIO(figures.png(figures.mosaic(rows))))[..., :3]
+    step = 192 + 8  # an image and the gap behind it
+    assert pixels.shape == (2 * step - 8, 3 * step - 8, 3)
+    for row in range(2):
+        for column in range(3):
+            tile = pixels[row * step :, column * step :][:192:24, :192:24]
+            np.testing.assert_allclose(tile, rows[row, column], atol=1 / 255)
 
 
 def test_running_mean() -> None:

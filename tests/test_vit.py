@@ -42,7 +42,7 @@ def golden() -> dict[str, np.ndarray]:
 def ours(golden) -> dict:
     """Features, logits and gradients of our encoder with the golden file's parameters."""
     encoder = ViT(Architecture(16, 4, 24, 3, 2, 96))
-    task = supervised.make(supervised.Supervised(0.0, 0.0), encoder, 5)
+    task = supervised.make(supervised.Supervised(0.0, 0.0, None, None), encoder, 5)
     features = jax.jit(lambda p, x: encode(encoder, p, x, None))
 
     def weighted(params, pixels):
@@ -97,9 +97,8 @@ def count(tree) -> int:
 
 
 def test_parameter_counts_of_the_paper():
-    batch = {"image": jnp.zeros((1, 224, 224, 3), jnp.uint8)}
-    finetuned = supervised.make(supervised.Supervised(0.1, 2e-5), ViT(B16), 1000)
-    params = jax.eval_shape(finetuned.init, KEY, batch)
+    finetuned = supervised.make(supervised.Supervised(0.1, 2e-5, None, None), ViT(B16), 1000)
+    params = jax.eval_shape(finetuned.init, KEY)
     assert count(params) == 86_567_656
     assert count(params["encoder"]) == 86_567_656 - 769 * 1000
 
@@ -107,7 +106,7 @@ def test_parameter_counts_of_the_paper():
     # The heads' sizes depend on the encoder's width alone.
     encoder = ViT(Architecture(image_size=16, patch=16, width=768, depth=1, heads=12, mlp=8))
     pretrained = byol.make(byol.Byol(4096, 256, none, none), encoder, 0)
-    params = jax.eval_shape(pretrained.init, KEY, {"image": jnp.zeros((1, 2, 16, 16, 3))})
+    params = jax.eval_shape(pretrained.init, KEY)
     assert count(params["projector"]) == 4_206_592
     assert count(params["predictor"]) == 2_109_440
 
@@ -154,8 +153,8 @@ def test_patches_are_row_major_and_their_pixels_in_row_column_channel_order():
 def wide() -> dict[str, np.ndarray]:
     """Initial weights of one block of the paper's width, and of a head for its 1000 classes."""
     encoder = ViT(Architecture(image_size=32, patch=16, width=768, depth=1, heads=12, mlp=3072))
-    task = supervised.make(supervised.Supervised(0.1, 2e-5), encoder, 1000)
-    params = jax.jit(task.init)(KEY, {"image": jnp.zeros((1, 32, 32, 3), jnp.uint8)})
+    task = supervised.make(supervised.Supervised(0.1, 2e-5, None, None), encoder, 1000)
+    params = jax.jit(task.init)(KEY)
     return {name: np.asarray(p) for name, p in flatten_dict(params, sep="/").items()}
 
 
@@ -218,7 +217,7 @@ def test_drop_path_rates_rise_from_zero_and_both_branches_of_a_block_have_the_sa
 
     deep = Architecture(image_size=8, patch=4, width=8, depth=12, heads=1, mlp=4)
     with nn.intercept_methods(watch):
-        jax.eval_shape(ViT(deep, 0.1).init, KEY, jnp.zeros((1, 8, 8, 3)))
+        jax.eval_shape(ViT(deep, 0.1).init, KEY, jnp.zeros((1, 4, 48)))
     expected = [(f"block_{i}", rate) for i, rate in enumerate(rates) for _ in range(2)]
     assert seen == [(name, pytest.approx(rate)) for name, rate in expected]
 
@@ -248,7 +247,7 @@ def test_the_branches_of_a_block_are_dropped_independently():
 def test_drop_path_needs_a_key_and_a_rate():
     x = images(8, 8)
     dropping, plain = ViT(SMALL, drop_path=0.9), ViT(SMALL)
-    params = jax.jit(plain.init)(KEY, x)["params"]
+    params = jax.jit(lambda: vit.init_encoder(plain, KEY))()[1]
     features = jax.jit(lambda encoder, key: encode(encoder, params, x, key), static_argnums=0)
     np.testing.assert_array_equal(features(dropping, None), features(plain, None))
     assert np.any(features(dropping, KEY) != features(plain, None))
@@ -259,7 +258,7 @@ def test_drop_path_needs_a_key_and_a_rate():
 def test_bfloat16_is_for_the_inside_alone():
     x = images(8, 4)
     exact, rough = ViT(SMALL), ViT(SMALL, dtype=jnp.bfloat16)
-    params = jax.jit(rough.init)(KEY, x)["params"]
+    params = jax.jit(lambda: vit.init_encoder(rough, KEY))()[1]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     features = jax.jit(lambda encoder, p: encode(encoder, p, x, None), static_argnums=0)
     lowered = features.lower(rough, params)
@@ -279,9 +278,8 @@ def test_bfloat16_is_for_the_inside_alone():
 @pytest.mark.parametrize(("size", "patch"), [(4, 4), (20, 5), (32, 8), (9, 1)])
 def test_any_size_and_patch(size, patch):
     encoder = ViT(Architecture(size, patch, width=8, depth=1, heads=2, mlp=4))
-    out, variables = jax.eval_shape(encoder.init_with_output, KEY, jnp.zeros((2, size, size, 3)))
-    params = variables["params"]
-    assert out.shape == (2, 8)
+    out, params = jax.eval_shape(lambda: vit.init_encoder(encoder, KEY))
+    assert out.shape == (1, 8)
     assert params["pos_embed"].shape == (1, 1 + (size // patch) ** 2, 8)
     assert params["patch_embed"]["kernel"].shape == (patch * patch * 3, 8)
 

@@ -17,10 +17,6 @@ CHANGES = {
     "model.mlp": 16,
     "pretrain.steps": 6,
     "pretrain.batch_size": 16,
-    "pretrain.task.hidden": 16,
-    "pretrain.task.output": 8,
-    "pretrain.task.view1.jitter_prob": 0.0,  # most of the compilation
-    "pretrain.task.view2.jitter_prob": 0.0,
     "finetune.steps": 6,
     "finetune.batch_size": 16,
     "evaluate.split": "test[:50]",
@@ -30,12 +26,27 @@ CHANGES = {
     "log_every": 2,
     "save_every": 2,
 }
+OF_METHOD = {
+    "byol": {
+        "pretrain.task.hidden": 16,
+        "pretrain.task.output": 8,
+        "pretrain.task.view1.jitter_prob": 0.0,  # most of the compilation
+        "pretrain.task.view2.jitter_prob": 0.0,
+    },
+    "mae": {"pretrain.task.width": 8, "pretrain.task.depth": 1, "pretrain.task.heads": 2},
+    "supervised": {"pretrain.task.mixing.group": 4},
+    "rotnet": {},
+}
 
 
-def config(threat: str = "l2", **changes: Any) -> ConfigDict:
+def config(threat: str = "l2", method: str = "byol", **changes: Any) -> ConfigDict:
     """The tiny configuration; changes are dotted paths with __ for the dots."""
-    made = recipes.byol("digits", threat)
-    for path, value in (CHANGES | {k.replace("__", "."): v for k, v in changes.items()}).items():
+    return change(recipes.recipe(method, threat, "digits"), CHANGES | OF_METHOD[method], **changes)
+
+
+def change(made: ConfigDict, fixed: dict[str, Any], **changes: Any) -> ConfigDict:
+    """A configuration with other values: ``fixed`` by dotted path, ``changes`` with __ for dots."""
+    for path, value in (fixed | {k.replace("__", "."): v for k, v in changes.items()}).items():
         group, _, key = path.rpartition(".")
         made.update_from_flattened_dict({path: value}) if group else made.__setattr__(key, value)
     return made
@@ -43,7 +54,7 @@ def config(threat: str = "l2", **changes: Any) -> ConfigDict:
 
 def flags(**changes: Any) -> list[str]:
     """The same as command-line overrides."""
-    changes = CHANGES | {k.replace("__", "."): v for k, v in changes.items()}
+    changes = CHANGES | OF_METHOD["byol"] | {k.replace("__", "."): v for k, v in changes.items()}
     return [f"--config.{path}={value}" for path, value in changes.items()]
 
 

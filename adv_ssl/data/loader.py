@@ -9,6 +9,7 @@ import numpy as np
 
 from adv_ssl.data import transforms
 from adv_ssl.data.sources import Source
+from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError
 
 Batch = dict[str, Any]  # of arrays; or one example, without the axis B
@@ -19,9 +20,7 @@ def train_batches(
     *,
     image_size: int,
     views: int,
-    min_area: float,
-    antialias: bool,
-    flip: bool,
+    augment: Augment,
     batch_size: int,
     seed: int,
     start: int,
@@ -37,10 +36,8 @@ def train_batches(
     Args:
       source: the images.
       image_size: S, side of the square they become, pixels.
-      views: V, crops of each image.
-      min_area: smallest share of the image's area in a crop.
-      antialias: torchvision's crop if true, BYOL's if not.
-      flip: mirror half of the views.
+      views: V, of each image.
+      augment: what makes a view of an image.
       batch_size: B, over all hosts.
       seed: a non-negative integer.
       start: first step to yield.
@@ -64,14 +61,9 @@ def train_batches(
     if batch_size % hosts:
         raise UserError(f"batch_size={batch_size} must be divisible by the {hosts} hosts.")
 
-    def augment(record: dict[str, Any], rng: np.random.Generator) -> Batch:
-        crops = []
-        for _ in range(views):
-            crop = transforms.random_resized_crop(
-                record["image"], rng, image_size, min_area, antialias=antialias
-            )
-            crops.append(transforms.random_flip(crop, rng) if flip else crop)
-        image = np.stack(crops) if views > 1 else crops[0]
+    def example_of(record: dict[str, Any], rng: np.random.Generator) -> Batch:
+        made = [transforms.augment(record["image"], rng, image_size, augment) for _ in range(views)]
+        image = np.stack(made) if views > 1 else made[0]
         return {"image": image, "label": np.int32(record["label"])}
 
     # grain permutes epoch e by seed + e: unmixed, seed 1's epoch 0 would be seed 0's epoch 1.
@@ -81,7 +73,7 @@ def train_batches(
         .shuffle(seed=shuffle_seed)
         .slice(slice(images // batch_size * batch_size))
         .repeat()
-        .random_map(augment, seed=augment_seed)
+        .random_map(example_of, seed=augment_seed)
     )
     rows = batch_size // hosts
 
@@ -99,7 +91,7 @@ def eval_batches(
     Args:
       source: the images.
       image_size: S, side of the central crop, pixels.
-      resize: short side of the image before the crop, pixels.
+      resize: short side of the image before the crop, pixels; 0: no crop, the image is stretched.
       batch_size: B.
       start: position of the first image in the source.
 
@@ -110,7 +102,7 @@ def eval_batches(
     Raises:
       UserError: at once, if ``resize`` is less than ``image_size``.
     """
-    if resize < image_size:
+    if 0 < resize < image_size:
         raise UserError(f"resize={resize}: must be image_size={image_size} or more.")
     images = len(source.records)
 

@@ -1,28 +1,64 @@
 """Host transforms of one image, uint8 [H, W, 3]; chance only from an explicit generator."""
 
+import dataclasses
 import math
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from adv_ssl.data.randaugment import RandAugment, randaugment
+from adv_ssl.errors import UserError
+
 cv2.setNumThreads(0)  # the loader has the threads: OpenCV's own would only compete with them
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
 LEAST_RATIO, LARGEST_RATIO = 3 / 4, 4 / 3  # width over height of a crop
+CROPS = ("torchvision", "byol", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What the host does to a training image."""
+
+    crop: str  # torchvision (C-SUP, C-MAE), byol (C-BYOL crops) or none: the image is stretched (E)
+    min_area: float  # smallest share of the image's area in a crop
+    flip: bool  # left to right, half the time
+    randaugment: RandAugment | None
+
+    def __post_init__(self) -> None:
+        if self.crop not in CROPS:
+            raise UserError(f"crop={self.crop!r}: choose from {', '.join(CROPS)}.")
+        if not 0 < self.min_area <= 1:
+            raise UserError(f"min_area={self.min_area}: a share of the area, in (0, 1].")
+        if self.crop == "none" and self.min_area != 1:
+            raise UserError(f"min_area={self.min_area}: crop='none' keeps the whole image: 1.0.")
+
+
+def augment(image: np.ndarray, rng: np.random.Generator, size: int, options: Augment) -> np.ndarray:
+    """The training image, uint8 [size, size, 3]."""
+    if options.crop == "none":
+        image = resize(image, size, size)
+    else:
+        image = random_resized_crop(image, rng, size, options.min_area, options.crop)
+    if options.flip:
+        image = random_flip(image, rng)
+    if options.randaugment:
+        image = randaugment(image, rng, options.randaugment)
+    return image
 
 
 def random_resized_crop(
-    image: np.ndarray, rng: np.random.Generator, size: int, min_area: float, *, antialias: bool
+    image: np.ndarray, rng: np.random.Generator, size: int, min_area: float, crop: str
 ) -> np.ndarray:
     """A random part of the image, between ``min_area`` and all of it, resized to a square.
 
-    With ``antialias`` it is torchvision's crop (C-SUP, C-MAE), without it BYOL's (C-BYOL crops).
+    torchvision's (C-SUP, C-MAE) is antialiased, BYOL's is not (C-BYOL crops).
     """
-    box = torchvision_box if antialias else byol_box
+    box = torchvision_box if crop == "torchvision" else byol_box
     top, left, height, width = box(image.shape[0], image.shape[1], rng, min_area)
     part = image[top : top + height, left : left + width]
-    if antialias:
+    if crop == "torchvision":
         return resize(part, size, size)
     # OpenCV's cubic has coefficient -0.75 where TensorFlow's, of the reference, has -0.5: slightly
     # sharper. Its uint8 result is rounded and clipped to 0..255, as the reference clips to [0, 1].
@@ -64,7 +100,12 @@ def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def eval_crop(image: np.ndarray, short_side: int, size: int) -> np.ndarray:
-    """Resizes the short side, then takes the central square (F); ``short_side >= size``."""
+    """Resizes the short side, then takes the central square (F); ``short_side >= size``.
+
+    ``short_side`` 0: the whole image, stretched to a square (E).
+    """
+    if short_side == 0:
+        return resize(image, size, size)
     height, width = image.shape[:2]
     short = min(height, width)
     if short != short_side:

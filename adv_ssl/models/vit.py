@@ -1,11 +1,12 @@
 """The Vision Transformer of the paper: ViT-B/16 as changed by He et al. for fine-tuning (B1-B4).
 
-Pixels in [0, 1] go in; mean/std normalisation is the first line. Parameters are float32; tokens and
-matrix products are in ``dtype``; pixels, softmax, the statistics of layer norms and the pooled
-features are float32 whatever it is.
+Pixels in [0, 1] go in, cut into patches; mean/std normalisation comes first. Parameters are
+float32; tokens and matrix products are in ``dtype``; pixels, softmax, the statistics of layer norms
+and the pooled features are float32 whatever it is.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -61,6 +62,14 @@ def patchify(images: Array, patch: int) -> Array:
     b, h, w, c = images.shape
     patches = images.reshape(b, h // patch, patch, w // patch, patch, c)
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(patches: Array, patch: int) -> Array:
+    """The inverse of ``patchify``: [B, N, patch*patch*C] -> [B, H, W, C], H = W."""
+    b, n, d = patches.shape
+    grid = math.isqrt(n)
+    images = patches.reshape(b, grid, grid, patch, patch, d // patch**2)
+    return images.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid * patch, grid * patch, -1)
 
 
 def sincos_table(grid: int, width: int) -> np.ndarray:
@@ -159,38 +168,51 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images [B, H, W, 3] in [0, 1] -> pooled features [B, width], float32.
+    """Patches [B, n, patch * patch * 3], pixels in [0, 1] -> features [B, width], float32.
 
-    The mean of the final patch tokens, without the cls token, goes through ``fc_norm`` (B4).
+    Patches stand at the places ``at`` [B, n] of the grid; None: all of them, in order. The mean of
+    the final patch tokens, without the cls token, goes through ``fc_norm`` (B4). Not ``pooled``,
+    the output is all tokens [B, 1 + n, width], cls first, each through ``norm`` (B5).
     """
 
     architecture: Architecture
     drop_path: float = 0.0
     dtype: Any = jnp.float32
+    learned_positions: bool = True  # False: the table is a constant (B6), not a parameter (B7, B8)
+    pooled: bool = True
 
     @nn.compact
-    def __call__(self, images: Array, deterministic: bool = True) -> Array:
+    def __call__(
+        self, patches: Array, at: Array | None = None, deterministic: bool = True
+    ) -> Array:
         a = self.architecture
-        patches = patchify((images - MEAN) / STD, a.patch)
+        mean, std = (np.tile(value, a.patch**2) for value in (MEAN, STD))
         tokens = nn.Dense(
             a.width,
             dtype=self.dtype,
             kernel_init=_XAVIER,
-            bias_init=_patch_bias(patches.shape[-1]),
+            bias_init=_patch_bias(len(mean)),
             name="patch_embed",
-        )(patches)
+        )((patches - mean) / std)
         cls = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, a.width))
-        positions = self.param(
-            "pos_embed", lambda key: jnp.asarray(sincos_table(a.grid, a.width))[None]
-        )  # trainable (B7, B8)
-        cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, a.width)).astype(tokens.dtype)
-        tokens = jnp.concatenate([cls, tokens], axis=1) + positions.astype(tokens.dtype)
+        positions = jnp.asarray(sincos_table(a.grid, a.width))[None]
+        if self.learned_positions:
+            positions = self.param("pos_embed", lambda key: positions)
+        places = positions[:, 1:]
+        if at is not None:
+            places = jnp.take_along_axis(places, at[..., None], axis=1)
+        cls = jnp.broadcast_to(cls + positions[:, :1], (tokens.shape[0], 1, a.width))
+        tokens = jnp.concatenate(
+            [cls.astype(tokens.dtype), tokens + places.astype(tokens.dtype)], axis=1
+        )
         for i, rate in enumerate(drop_path_rates(self.drop_path, a.depth)):
             tokens = Block(a.heads, a.mlp, rate, self.dtype, name=f"block_{i}")(
                 tokens, deterministic
             )
-        pooled = tokens[:, 1:].astype(jnp.float32).mean(axis=1)
-        return nn.LayerNorm(epsilon=1e-6, name="fc_norm")(pooled)
+        if not self.pooled:
+            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(tokens)
+        features = tokens[:, 1:].astype(jnp.float32).mean(axis=1)
+        return nn.LayerNorm(epsilon=1e-6, name="fc_norm")(features)
 
 
 def apply(module: nn.Module, params: Any, *inputs: Any, rngs: Any = None) -> Array:
@@ -199,6 +221,21 @@ def apply(module: nn.Module, params: Any, *inputs: Any, rngs: Any = None) -> Arr
 
 
 def encode(encoder: ViT, params: Any, images: Array, key: Array | None) -> Array:
-    """Features of ``images``; ``key`` drives drop path, ``None`` turns it off."""
+    """Features of ``images`` [B, H, W, 3]; ``key`` drives drop path, ``None`` turns it off."""
+    return encode_patches(encoder, params, patchify(images, encoder.architecture.patch), None, key)
+
+
+def encode_patches(
+    encoder: ViT, params: Any, patches: Array, at: Array | None, key: Array | None
+) -> Array:
+    """The encoder's output for ``patches`` at the places ``at``."""
     rngs = None if key is None else {"drop_path": key}
-    return apply(encoder, params, images, key is None, rngs=rngs)
+    return apply(encoder, params, patches, at, key is None, rngs=rngs)
+
+
+def init_encoder(encoder: ViT, key: Array) -> tuple[Array, Any]:
+    """(the output for one grey image, random parameters)."""
+    a = encoder.architecture
+    patches = jnp.zeros((1, a.grid**2, a.patch**2 * 3))
+    output, variables = encoder.init_with_output(key, patches)
+    return output, variables["params"]

@@ -1,19 +1,40 @@
 """The table of tasks: a new one is a new file and a new row."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from jax import Array
 
 from adv_ssl.models.vit import ViT
-from adv_ssl.task import Task
-from adv_ssl.tasks import byol, supervised
+from adv_ssl.task import Aux, PyTree, Task
+from adv_ssl.tasks import byol, mae, rotnet, supervised
 
-# name -> (its options, the function (options, encoder, classes) -> Task)
-TASKS: dict[str, tuple[type, Callable[[Any, ViT, int], Task]]] = {
-    "byol": (byol.Byol, byol.make),
-    "supervised": (supervised.Supervised, supervised.make),
+
+class Row(NamedTuple):
+    """What there is to a task."""
+
+    options: type
+    make: Callable[[Any, ViT, int], Task]  # (options, encoder, classes) -> Task
+    pictures: Callable[[PyTree, Any, Aux], dict[str, Array]]  # (x, context, aux) -> by name
+
+
+def _input(x: Array, context: Any, aux: Aux) -> dict[str, Array]:
+    return {"input": x}
+
+
+TASKS = {
+    "byol": Row(byol.Byol, byol.make, lambda x, context, aux: {"input": x.view1}),
+    "mae": Row(mae.Mae, mae.make, mae.pictures),
+    "rotnet": Row(rotnet.RotNet, rotnet.make, _input),
+    "supervised": Row(supervised.Supervised, supervised.make, _input),
 }
+
+
+def row(options: Any) -> Row:
+    """The row of the task that ``options`` belong to."""
+    return next(row for row in TASKS.values() if row.options is type(options))
 
 
 def make(options: Any, encoder: ViT, classes: int) -> Task:
     """The task that ``options`` belong to."""
-    return dict(TASKS.values())[type(options)](options, encoder, classes)
+    return row(options).make(options, encoder, classes)

@@ -11,7 +11,7 @@ from adv_ssl.data.photometric import Photometric, augment
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.models.heads import Projector
-from adv_ssl.models.vit import ViT, apply, encode
+from adv_ssl.models.vit import ViT, apply, encode, init_encoder
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
 
 
@@ -44,13 +44,12 @@ def make(options: Byol, encoder: ViT, classes: int) -> Task:
     projector = Projector(options.hidden, options.output, encoder.dtype)
     predictor = Projector(options.hidden, options.output, encoder.dtype)
 
-    def init(key: Array, batch: Batch) -> PyTree:
-        image = jnp.zeros((1, *batch["image"].shape[2:]))
-        features, encoder_params = encoder.init_with_output(named(key, "encoder"), image)
+    def init(key: Array) -> PyTree:
+        features, encoder_params = init_encoder(encoder, named(key, "encoder"))
         projection, projector_params = projector.init_with_output(named(key, "projector"), features)
         predictor_params = predictor.init(named(key, "predictor"), projection)
         return {
-            "encoder": encoder_params["params"],
+            "encoder": encoder_params,
             "projector": projector_params["params"],
             "predictor": predictor_params["params"],
         }

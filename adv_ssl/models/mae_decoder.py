@@ -1,0 +1,44 @@
+"""The decoder of MAE: from the tokens of the visible patches to the pixels of all (B14)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adv_ssl.models.vit import Block, sincos_table
+
+
+class Decoder(nn.Module):
+    """Encoder tokens [B, 1 + n, D] -> one prediction a patch [B, N, outputs], float32.
+
+    ``restore`` [B, N] says for each place of the grid which row of [visible, masked] stands there.
+    The cls token goes through the decoder and is dropped after it.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    outputs: int  # numbers a patch
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array, restore: Array) -> Array:
+        b, patches = restore.shape
+        xavier = nn.initializers.xavier_uniform()
+        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embed")(tokens)
+        mask = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
+        masked = jnp.broadcast_to(mask, (b, patches + 1 - tokens.shape[1], self.width))
+        rows = jnp.concatenate([tokens[:, 1:], masked.astype(tokens.dtype)], axis=1)
+        rows = jnp.take_along_axis(rows, restore[..., None], axis=1)
+        positions = sincos_table(int(np.sqrt(patches)), self.width)  # fixed (B6)
+        tokens = jnp.concatenate([tokens[:, :1], rows], axis=1) + positions.astype(tokens.dtype)
+        for i in range(self.depth):
+            tokens = Block(self.heads, self.mlp, 0.0, self.dtype, name=f"block_{i}")(tokens, True)
+        tokens = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(tokens)
+        pixels = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=xavier, name="predict")(
+            tokens
+        )
+        return pixels[:, 1:].astype(jnp.float32)

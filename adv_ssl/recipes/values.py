@@ -1,0 +1,63 @@
+"""A recipe is a tree of ``Value``s: each with its line of the method's specification."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+
+Tree = dict[str, Any]
+
+
+class Value(NamedTuple):
+    """A value of a recipe and where it comes from."""
+
+    value: Any
+    flag: str
+    where: str
+
+
+def PAPER(value: Any, where: str) -> Value:
+    """Stated by the paper."""
+    return Value(value, "PAPER", where)
+
+
+def REF(value: Any, where: str) -> Value:
+    """Stated by the reference that the paper names, or by its released code."""
+    return Value(value, "REF", where)
+
+
+def OPEN(value: Any, where: str) -> Value:
+    """Left open by both; the best supported choice."""
+    return Value(value, "OPEN", where)
+
+
+def OURS(value: Any, where: str = "") -> Value:
+    """Ours: a smaller scale, or a matter of running."""
+    return Value(value, "OURS", where)
+
+
+def merged(tree: Tree, changes: Tree) -> Tree:
+    """``tree`` with the leaves of ``changes`` over its own; another optimizer comes as a whole."""
+    result = dict(tree)
+    for key, change in changes.items():
+        old: Any = tree.get(key)
+        groups = isinstance(change, dict) and isinstance(old, dict)
+        other = key == "optimizer" and "name" in change and change["name"][0] != old["name"][0]
+        result[key] = merged(old, change) if groups and not other else change
+    return result
+
+
+def config_dict(tree: Tree) -> ml_collections.ConfigDict:
+    """The configuration of a recipe, with its ``sources``: (flag, where, recipe's value)."""
+    config = ml_collections.ConfigDict(_map(tree, lambda v: v.value))
+    for stage in filter(None, (config.pretrain, config.finetune)):
+        if stage.steps is None:
+            stage.steps = ml_collections.config_dict.placeholder(int)  # for flags to set
+    config.sources = ml_collections.ConfigDict(_map(tree, lambda v: (v.flag, v.where, v.value)))
+    return config.lock()
+
+
+def _map(node: Any, leaf: Callable[[Value], Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _map(child, leaf) for key, child in node.items()}
+    return leaf(node)

@@ -1,0 +1,16 @@
+"""RotNet pre-training, PGD^2 in L2 at epsilon 4; then nominal fine-tuning and evaluation.
+
+    python -m adv_ssl.main --config=configs/rotnet_l2.py --workdir=DIR
+
+is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
+small, with radii of their own.
+"""
+
+import ml_collections
+
+from adv_ssl import recipes
+
+
+def get_config(argument: str = "imagenet") -> ml_collections.ConfigDict:
+    """The recipe at one of ``recipes.SCALES``."""
+    return recipes.recipe("rotnet", "l2", argument)

@@ -1,0 +1,16 @@
+"""Supervised pre-training, no attack; then nominal fine-tuning and evaluation.
+
+    python -m adv_ssl.main --config=configs/supervised_nominal.py --workdir=DIR
+
+is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
+small.
+"""
+
+import ml_collections
+
+from adv_ssl import recipes
+
+
+def get_config(argument: str = "imagenet") -> ml_collections.ConfigDict:
+    """The recipe at one of ``recipes.SCALES``."""
+    return recipes.recipe("supervised", "nominal", argument)

@@ -1,0 +1,17 @@
+r"""Transfer to a small set by SGD, the procedure of Steiner et al.
+
+    python -m adv_ssl.main --config=configs/transfer_sgd.py:SET \
+        --config.weights=DIR/pretrain --workdir=NEW
+
+SET is cifar10, cifar100, sun397, resisc45, dmlab or digits. ``:SET,cifar10`` and ``:SET,digits``
+are for an encoder that was pre-trained at that scale.
+"""
+
+import ml_collections
+
+from adv_ssl import recipes
+
+
+def get_config(argument: str = "cifar10") -> ml_collections.ConfigDict:
+    """The recipe for a set of ``recipes.paper.TRANSFER_SETS``."""
+    return recipes.transfer("sgd", argument)
