@@ -79,27 +79,43 @@ class Checkpoints:
 
     def restore(self, like: State) -> State:
         """The newest state, in the shapes, types and placement of ``like``."""
-        items = self._manager.restore(
-            self.latest(),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(getattr(like, self._result)),
-                rest=ocp.args.StandardRestore(self._rest(like)),
-            ),
+        items = self._read(
+            params=ocp.args.StandardRestore(getattr(like, self._result)),
+            rest=ocp.args.StandardRestore(self._rest(like)),
         )
         return State(**{**items["rest"], self._result: items["params"]})
 
     def _rest(self, state: State) -> dict[str, PyTree]:
         return {**state._asdict(), self._result: None}
 
-    def params(self) -> tuple[PyTree, dict[str, int]]:
-        """The newest parameters and the architecture they belong to, whatever the task was."""
-        if self.latest() is None:
+    def params(self) -> PyTree:
+        """The newest parameters, whatever the task was."""
+        return self._read(params=ocp.args.StandardRestore())["params"]
+
+    def check(self, model: Architecture) -> None:
+        """UserError if there is no whole checkpoint, or one of another architecture."""
+        theirs = self._read(model=ocp.args.JsonRestore())["model"]
+        ours = dataclasses.asdict(model)
+        differing = [key for key in ours if theirs.get(key) != ours[key]]
+        if differing:
+            text = ", ".join(f"{k} is {theirs.get(k)} there and {ours[k]} here" for k in differing)
+            raise UserError(f"{self.folder}: checkpoints of another architecture: {text}.")
+
+    def _read(self, **items: Any) -> Any:
+        """Items of the newest checkpoint. UserError: it is damaged."""
+        step = self.latest()
+        if step is None:
             raise UserError(
                 f"{self.folder}: no whole checkpoint in it; name a stage that was trained."
             )
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(), model=ocp.args.JsonRestore())
-        items = self._manager.restore(self.latest(), args=args)
-        return items["params"], items["model"]
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # of a damaged file the libraries raise almost anything
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {reason}); "
+                "remove that folder and start again, to go on from the checkpoint before it."
+            ) from error
 
 
 class HandedOver(NamedTuple):
@@ -111,22 +127,15 @@ class HandedOver(NamedTuple):
     reason: str
 
 
-def hand_over(
-    old: PyTree, old_model: dict[str, int], new: PyTree, model: Architecture
-) -> tuple[PyTree, list[HandedOver]]:
+def hand_over(old: PyTree, new: PyTree) -> tuple[PyTree, list[HandedOver]]:
     """``new`` with the encoder of ``old`` in it, and what became of every parameter (B11, B12).
 
     The encoder is carried; what only the new task has stays as freshly drawn, its head always
     (B11); what only the old task had is dropped.
 
     Raises:
-      UserError: the architectures differ, or the shape of a shared parameter does.
+      UserError: the shape of a shared parameter differs.
     """
-    wanted = dataclasses.asdict(model)
-    differing = {k: (old_model.get(k), v) for k, v in wanted.items() if old_model.get(k) != v}
-    if differing:
-        text = ", ".join(f"{k} is {a} there and {b} here" for k, (a, b) in differing.items())
-        raise UserError(f"the checkpoint has another architecture: {text}.")
     olds = {name_of(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(old)}
     report: list[HandedOver] = []
 

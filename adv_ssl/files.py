@@ -1,9 +1,14 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that one run has for itself."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+from adv_ssl.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -15,6 +20,40 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What ``write_json`` wrote. UserError: somebody else changed it, and it is no JSON now."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): move it away and start the same command again."
+        ) from None
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Makes ``folder`` if need be, and keeps other processes of this machine out of it.
+
+    Raises:
+      UserError: another process is in it, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): choose another --workdir."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run is at work in {folder}: wait for it, or choose another --workdir."
+            ) from None
+        yield
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 a mistake in the command, the configuration or the data, t
 
 import errno
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _log_to(stream: TextIO) -> None:
-    """Our progress as plain lines; of the libraries only warnings."""
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    """Our progress as plain lines, and nothing of the libraries'."""
+    absl.logging.set_verbosity(absl.logging.FATAL)  # errors are raised as well
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("adv_ssl")
@@ -72,7 +73,9 @@ def _main(_: Sequence[str]) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _leave(f"no space left on the disk of {workdir}: make room and start again.")
+        message = f"no space left on the disk of {workdir}: make room and start again."
+        print(f"adv_ssl: {message}", file=sys.stderr, flush=True)
+        os._exit(2)  # without the libraries' own attempts to write what they still hold
     print(page)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from adv_ssl import evaluate, stage, tasks
 from adv_ssl.checkpoint import State
-from adv_ssl.config import Config, Stage
+from adv_ssl.config import AttackConfig, Config, Stage
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.figures import filter_components
@@ -26,10 +26,10 @@ def classified(
 ) -> None:
     """The first images, attacked, with what the classifier says of both: figures/gallery.npz."""
     path = figures / "gallery.npz"
-    attacks = config.evaluate.make_attacks()
-    if not attacks or path.exists():
+    if path.exists():
         return
-    attack = attacks[len(attacks) // 2]
+    attacks = config.evaluate.make_attacks()
+    attack = attacks[len(attacks) // 2] if attacks else None
     # The evaluation's own batch size: what it compiled serves here.
     options, size = config.evaluate, config.model.image_size
     batch = next(
@@ -37,22 +37,31 @@ def classified(
     )
     first = batch.pop("mask").nonzero()[0][:PICTURES]
     key = named(jax.random.key(config.seed), "evaluate")
-    clean, _, said = evaluate.attacked(task, None, params, batch, key)
-    _, x, said_attacked = evaluate.attacked(task, attack, params, batch, key)
+    shown: dict[str, Any] = {}
+    for kind, search in _kinds(attack).items():
+        _, x, said = evaluate.attacked(task, search, params, batch, key)
+        shown[f"{kind}_input"] = np.asarray(x)[first]
+        shown[f"{kind}_prediction"] = np.asarray(said)[first]
     _save_arrays(
         path,
-        clean_input=np.asarray(clean)[first],
-        attacked_input=np.asarray(x)[first],
+        **shown,
         label=batch["label"][first],
-        clean_prediction=np.asarray(said)[first],
-        attacked_prediction=np.asarray(said_attacked)[first],
         class_names=np.array(source.class_names),
-        **dataclasses.asdict(attack),
+        **_options(attack),
     )
 
 
+def _kinds(attack: AttackConfig | None) -> dict[str, AttackConfig | None]:
+    """What is shown of each image."""
+    return {"clean": None, "attacked": attack} if attack else {"clean": None}
+
+
+def _options(attack: AttackConfig | None) -> dict[str, Any]:
+    return dataclasses.asdict(attack) if attack else {}
+
+
 def filters(config: Config, params: PyTree, figures: pathlib.Path) -> None:
-    """The principal components of the patch filters (I21): figures/filters.npz."""
+    """The principal components of the first stage's patch filters (I21): figures/filters.npz."""
     path = figures / "filters.npz"
     if path.exists():
         return
@@ -74,14 +83,12 @@ def prepared(
     key = named(jax.random.key(config.seed), "pictures")
     nominal = stage.make_task(config, few, source.num_classes)
     attack = options.attack
-    variants = {"clean": nominal}
-    if attack:
-        variants["attacked"] = adversarial(nominal, attack.make())
 
     @jax.jit
     def draw(*arguments: Any) -> dict[str, jax.Array]:
         drawn = {}
-        for kind, task in variants.items():
+        for kind, search in _kinds(attack).items():
+            task = adversarial(nominal, search.make()) if search else nominal
             x, context, _ = task.prepare(*arguments)
             aux = task.loss(arguments[0], x, context, None)[1]
             for name, images in tasks.row(options.task).pictures(x, context, aux).items():
@@ -89,7 +96,7 @@ def prepared(
         return drawn
 
     drawn = draw(state.params, state.ema, batch, key)
-    _save_arrays(path, **drawn, **(dataclasses.asdict(attack) if attack else {}))
+    _save_arrays(path, **drawn, **_options(attack))
 
 
 def _save_arrays(path: pathlib.Path, **arrays: Any) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from adv_ssl import evaluate, pictures, provenance, report, stage
+from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
-from adv_ssl.files import write_json
+from adv_ssl.files import held, read_json, write_json
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import PyTree
 from adv_ssl.tasks.supervised import Supervised
@@ -41,7 +42,23 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
     sets = {name: _source(config, options.split) for name, options in stages.items()}
     test_set = _source(config, config.evaluate.split)
     _check_labels(stages, sets)
-    _claim(workdir, config, plain)
+    if config.weights:
+        with Checkpoints(pathlib.Path(config.weights) / "checkpoints") as checkpoints:
+            checkpoints.check(config.model)
+    with held(workdir):
+        _claim(workdir, config, plain)
+        _train(config, stages, sets, test_set, workdir)
+        return report.write(workdir)
+
+
+def _train(
+    config: Config,
+    stages: Mapping[str, Stage],
+    sets: Mapping[str, Source],
+    test_set: Source,
+    workdir: pathlib.Path,
+) -> None:
+    """The stages one after another, each with the encoder of the one before; pictures; scores."""
     encoder = pathlib.Path(config.weights) if config.weights else None
     for name, options in stages.items():
         source = sets[name]
@@ -50,14 +67,13 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
             break
         state = stage.run(name, config, options, source, workdir, encoder)
         encoder = workdir / name
+        pictures.filters(config, stage.result(options, state), workdir / "figures")
         if name == "pretrain":
-            pictures.filters(config, stage.result(options, state), workdir / "figures")
             pictures.prepared(config, options, state, source, workdir / "figures")
         if isinstance(options.task, Supervised):  # pre-training too may make a classifier (D14)
             _evaluate(
                 name, config, stage.result(options, state), int(state.step), test_set, workdir
             )
-    return report.write(workdir)
 
 
 def _source(config: Config, split: str) -> Source:
@@ -79,9 +95,7 @@ def _claim(workdir: pathlib.Path, config: Config, raw: dict[str, Any]) -> None:
     plain = json.loads(json.dumps(raw))
     path = workdir / "config.json"
     if path.exists():
-        theirs, ours = (
-            _leaves({**c, "sources": {}}) for c in (json.loads(path.read_text()), plain)
-        )
+        theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path), plain))
         differing = [k for k in theirs | ours if theirs.get(k) != ours.get(k)]
         if differing:
             key = differing[0]
@@ -107,7 +121,7 @@ def _evaluate(
 ) -> None:
     """Scores a stage, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else []
+    results = read_json(path) if path.exists() else []
     task = evaluate.classifier(ViT(config.model), source.num_classes)
     few, size = source.first(config.evaluate.attacked), config.model.image_size
     done = sum(record["stage"] == name for record in results)

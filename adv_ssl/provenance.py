@@ -1,7 +1,6 @@
 """What a number was made with: versions, commit, devices, seed and every start of the run."""
 
 import datetime
-import json
 import pathlib
 import platform
 import shlex
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 
 import adv_ssl
-from adv_ssl.files import write_json
+from adv_ssl.files import read_json, write_json
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
@@ -33,7 +32,7 @@ def _git(*arguments: str) -> str | None:
 
 def record(path: pathlib.Path, seed: int) -> None:
     """Writes provenance.json; a run that resumes adds its start to those before."""
-    starts: list[dict[str, Any]] = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts: list[dict[str, Any]] = read_json(path)["starts"] if path.exists() else []
     commit = _git("rev-parse", "HEAD")
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

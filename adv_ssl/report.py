@@ -64,20 +64,25 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     """Draws ``figures/*.png`` and writes ``report.html``, whole or not at all; returns its path."""
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     part = functools.partial(_part, workdir)
+    pretrains = _pretrains(workdir / "config.json")
     sections = {
         "Scores": part(_scores, "results.json"),
         "Robustness": part(_robust_accuracy, "results.json"),
         "Training": join(
-            tag("h3", "Pre-training"),
-            part(_training, "pretrain/metrics.jsonl"),
+            *([tag("h3", "Pre-training"), part(_training, "pretrain/metrics.jsonl")] * pretrains),
             tag("h3", "Fine-tuning"),
             part(_training, "finetune/metrics.jsonl"),
         ),
         "Gallery": join(
             tag("h3", "Test images"),
             part(_gallery, "figures/gallery.npz"),
-            tag("h3", "Inputs of pre-training"),
-            part(_gallery, "figures/pretrain_gallery.npz"),
+            *(
+                [
+                    tag("h3", "Inputs of pre-training"),
+                    part(_gallery, "figures/pretrain_gallery.npz"),
+                ]
+                * pretrains
+            ),
         ),
         "Filters": part(_filters, "figures/filters.npz"),
         "Hand-off": part(_handoff, "finetune/handoff.json"),
@@ -100,6 +105,15 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _pretrains(path: pathlib.Path) -> bool:
+    """Whether the run pre-trains, or fine-tunes what it was given."""
+    try:
+        config = json.loads(path.read_text())
+        return bool(config["pretrain"]) and not config["weights"]
+    except (OSError, ValueError, KeyError):
+        return True
+
+
 def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: str) -> Html:
     """What ``build`` makes of a file of the run, or one line on why there is nothing."""
     try:
@@ -117,16 +131,18 @@ def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: 
 
 def _headline(path: pathlib.Path) -> Html:
     config = json.loads(path.read_text())
-    model, task, attack = config["model"], config["pretrain"]["task"], config["pretrain"]["attack"]
+    model, pretrain = config["model"], config["pretrain"]
     setup = [
         f"ViT of width {model['width']} and {model['depth']} blocks",
         f"patches of {model['patch']} in images of {model['image_size']} pixels",
         f"data: {config['data']['name']}",
     ]
-    title = f"{METHODS.get(task['name'], task['name'])}: nominal pre-training"
-    if config["weights"]:  # then nothing was pre-trained here
-        title = f"Fine-tuning of {config['weights']}"
-    elif attack:
+    if config["weights"] or not pretrain:  # then nothing was pre-trained here
+        title = f"Fine-tuning of {config['weights'] or 'random weights'}"
+        return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
+    name, attack = pretrain["task"]["name"], pretrain["attack"]
+    title = f"{METHODS.get(name, name)}: nominal pre-training"
+    if attack:
         title = title.replace("nominal", "adversarial") + f", {_threat(attack)}"
         setup.append(f"PGD, {attack['steps']} steps of {attack['step_size']} ε")
     return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
@@ -299,8 +315,10 @@ def _gallery(path: pathlib.Path) -> Html:
         names = ", ".join(name.replace("_", " ") for row in rows for name in row)
         parts = [_image(path.parent, f"{path.stem}_{i:02}", drawn, names)]
         if "label" in data:
-            left, right = _verdicts(data, i)
-            below = [tag("span", text) for text in (left, f"{TIMES} {factor:g}", right)]
+            texts = [_verdict(data, i, "clean")]
+            if attack:
+                texts += [Html(f"{TIMES} {factor:g}"), _verdict(data, i, "attacked")]
+            below = [tag("span", text) for text in texts]
             parts.append(tag("figcaption", *below))
         cards.append(tag("figure", *parts))
     if "label" in data:
@@ -308,17 +326,15 @@ def _gallery(path: pathlib.Path) -> Html:
     return join(tag("p", note, class_="note"), tag("div", *cards, class_="cards"))
 
 
-def _verdicts(data: Mapping[str, np.ndarray], i: int) -> tuple[Html, Html]:
-    """What stands below the clean and the attacked image ``i``."""
+def _verdict(data: Mapping[str, np.ndarray], i: int, kind: str) -> Html:
+    """What stands below the clean or the attacked image ``i``: the label or "attacked", the class
+    that the model says.
+    """
     names, label = data["class_names"], data["label"][i]
-
-    def verdict(prediction: int) -> Html:
-        kind, mark = ("right", "✓") if prediction == label else ("wrong", "✗")
-        return tag("span", f"{mark} {names[prediction]}", class_=kind)
-
-    clean, attacked = verdict(data["clean_prediction"][i]), verdict(data["attacked_prediction"][i])
-    title = join(Html("label "), tag("b", names[label]), tag("br"))
-    return join(title, clean), join(Html("attacked<br>"), attacked)
+    said = data[f"{kind}_prediction"][i]
+    right, mark = ("right", "✓") if said == label else ("wrong", "✗")
+    above = join(Html("label "), tag("b", names[label])) if kind == "clean" else Html("attacked")
+    return join(above, tag("br"), tag("span", f"{mark} {names[said]}", class_=right))
 
 
 def _filters(path: pathlib.Path) -> Html:

@@ -79,12 +79,10 @@ def result(stage: Stage, state: State) -> PyTree:
     return state.ema if stage.ema is not None and stage.ema.used else state.params
 
 
-def _receive_encoder(
-    state: State, pretrained: pathlib.Path, config: Config, folder: pathlib.Path
-) -> State:
+def _receive_encoder(state: State, pretrained: pathlib.Path, folder: pathlib.Path) -> State:
     """``state`` with the encoder of the stage in ``pretrained``; writes handoff.json."""
     with Checkpoints(pretrained / "checkpoints") as checkpoints:
-        params, rows = hand_over(*checkpoints.params(), state.params, config.model)
+        params, rows = hand_over(checkpoints.params(), state.params)
     write_json(folder / "handoff.json", [row._asdict() for row in rows])
     counts = collections.Counter(row.status for row in rows)
     _log.info("starts from %s: %s", pretrained, dict(counts))
@@ -113,7 +111,7 @@ def run(
         fresh = checkpoints.latest() is None
         state = random() if fresh else checkpoints.restore(jax.eval_shape(random))
         if fresh and pretrained is not None:
-            state = _receive_encoder(state, pretrained, config, folder)
+            state = _receive_encoder(state, pretrained, folder)
         start = int(state.step)
         if start == steps and not fresh:
             return state

@@ -1,6 +1,7 @@
 """Checkpoints: round trips, and what passes from one stage to the next."""
 
 import dataclasses
+import shutil
 
 import chex
 import jax
@@ -12,8 +13,6 @@ from conftest import TINY
 
 from adv_ssl.checkpoint import Checkpoints, State, hand_over
 from adv_ssl.errors import UserError
-
-MODEL = dataclasses.asdict(TINY)
 
 
 def state(step, value=1.0):
@@ -37,7 +36,7 @@ def test_the_newest_two_are_kept(tmp_path):
     with Checkpoints(tmp_path / "c", TINY) as checkpoints:
         for step in (1, 2, 3, 4):
             checkpoints.save(state(step, step), wait=True)
-        assert float(checkpoints.params()[0]["encoder"]["w"][0, 0]) == 4.0
+        assert float(checkpoints.params()["encoder"]["w"][0, 0]) == 4.0
     assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.is_dir()) == ["3", "4"]
 
 
@@ -67,7 +66,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_every_parameter_is_accounted_for():
     old = {"encoder": {"a": np.ones(2), "norm": np.ones(2)}, "head": {"kernel": np.ones((2, 3))}}
     new = {"encoder": {"a": jnp.zeros(2), "b": jnp.zeros(2)}, "head": {"kernel": jnp.zeros((2, 3))}}
-    merged, rows = hand_over(old, MODEL, new, TINY)
+    merged, rows = hand_over(old, new)
     assert {row.name: row.status for row in rows if row.status != "dropped"} == {
         "encoder/a": "carried",
         "encoder/b": "fresh",
@@ -82,9 +81,39 @@ def test_every_parameter_is_accounted_for():
 
 def test_another_shape_is_refused_with_both():
     with pytest.raises(UserError, match=r"encoder/a is \(3,\) there and \(2,\) here"):
-        hand_over({"encoder": {"a": np.ones(3)}}, MODEL, {"encoder": {"a": jnp.zeros(2)}}, TINY)
+        hand_over({"encoder": {"a": np.ones(3)}}, {"encoder": {"a": jnp.zeros(2)}})
 
 
-def test_another_architecture_is_refused_with_the_keys():
-    with pytest.raises(UserError, match="depth is 7 there and 1 here"):
-        hand_over({}, MODEL | {"depth": 7}, {}, TINY)
+def test_another_architecture_is_refused_with_the_keys(tmp_path):
+    with Checkpoints(tmp_path, TINY) as checkpoints:
+        checkpoints.save(state(1), wait=True)
+        checkpoints.check(TINY)
+        with pytest.raises(UserError, match="depth is 1 there and 7 here"):
+            checkpoints.check(dataclasses.replace(TINY, depth=7))
+
+
+def test_what_others_read_is_the_average_if_that_is_what_is_used(tmp_path):
+    with Checkpoints(tmp_path, TINY, averaged=True) as checkpoints:
+        checkpoints.save(state(3), wait=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.params(), state(3).ema)
+    with Checkpoints(tmp_path, TINY, averaged=True) as checkpoints:
+        back = checkpoints.restore(jax.eval_shape(lambda: state(0)))
+    chex.assert_trees_all_equal(back, state(3))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with Checkpoints(tmp_path, TINY) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state(step), wait=True)
+    for path in (tmp_path / "2").rglob("*"):
+        if path.is_file() and "d" in path.parent.name:
+            path.write_bytes(b"")
+    with (
+        Checkpoints(tmp_path, TINY) as checkpoints,
+        pytest.raises(UserError, match=r"/2 cannot be read .*remove that folder"),
+    ):
+        checkpoints.restore(jax.eval_shape(lambda: state(0)))
+    shutil.rmtree(tmp_path / "2")
+    with Checkpoints(tmp_path, TINY) as checkpoints:
+        assert int(checkpoints.restore(jax.eval_shape(lambda: state(0))).step) == 1

@@ -81,7 +81,7 @@ def test_the_average_is_what_is_handed_on_and_scored(finished):
     """Supervised pre-training: not the last parameters but their moving average."""
     folder = finished("supervised", "l2") / "pretrain" / "checkpoints"
     with Checkpoints(folder) as checkpoints:
-        handed = checkpoints.params()[0]
+        handed = checkpoints.params()
         rest = checkpoints._manager.restore(checkpoints.latest())["rest"]
     assert rest["ema"] is None
     last = rest["params"]

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from conftest import ROOT
 from adv_ssl import config as config_module
 from adv_ssl import pipeline, train
 from adv_ssl.errors import UserError
+from adv_ssl.files import held
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,27 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
 def test_weights_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         pipeline.run(tiny.config(weights=str(tmp_path / "nowhere")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "provenance.json", "results.json"])
+def test_a_damaged_file_of_the_run_is_named(finished, name, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / name).write_text('{"half')
+    with pytest.raises(UserError, match=rf"run/{name} is damaged .*move it away"):
+        pipeline.run(tiny.config(), tmp_path / "run")
+
+
+def test_a_workdir_is_for_one_run_at_a_time(tmp_path):
+    with held(tmp_path), pytest.raises(UserError, match="another run is at work in"):
+        pipeline.run(tiny.config(), tmp_path)
+
+
+def test_a_workdir_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=f"{path} cannot be written to"):
+            pipeline.run(tiny.config(), path)
 
 
 def test_every_key_is_read(tmp_path, monkeypatch):

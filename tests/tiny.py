@@ -61,7 +61,7 @@ def flags(**changes: Any) -> list[str]:
 def params(stage: pathlib.Path) -> dict[str, Any]:
     """The final parameters in a stage's folder."""
     with Checkpoints(stage / "checkpoints") as checkpoints:
-        return checkpoints.params()[0]
+        return checkpoints.params()
 
 
 def records(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -311,7 +311,14 @@ def _tfds(name: str, split: str, data_dir: str) -> Source:
     examples = builder.as_data_source(split=split, file_format="array_record")
 
     def read(i: int) -> tuple[np.ndarray, int]:
-        example = examples[i]
+        try:
+            example = examples[i]
+        except Exception as error:  # of a damaged record the libraries raise almost anything
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"data set {name!r}: image {i} of {split} in {builder.data_dir} cannot be read "
+                f"({reason}); move that folder away, then {command}"
+            ) from error
         image = example["image"][..., :3]  # no alpha
         rgb = np.broadcast_to(image, (*image.shape[:2], 3))  # grey, 1 channel, to 3
         return np.ascontiguousarray(rgb), example["label"] if label else UNLABELLED
