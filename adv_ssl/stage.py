@@ -79,13 +79,17 @@ def result(stage: Stage, state: State) -> PyTree:
     return state.ema if stage.ema is not None and stage.ema.used else state.params
 
 
-def _receive_encoder(state: State, pretrained: pathlib.Path, folder: pathlib.Path) -> State:
+def _receive_encoder(
+    stage: Stage, state: State, pretrained: pathlib.Path, folder: pathlib.Path
+) -> State:
     """``state`` with the encoder of the stage in ``pretrained``; writes handoff.json."""
     with Checkpoints(pretrained / "checkpoints") as checkpoints:
         params, rows = hand_over(checkpoints.params(), state.params)
     write_json(folder / "handoff.json", [row._asdict() for row in rows])
     counts = collections.Counter(row.status for row in rows)
     _log.info("starts from %s: %s", pretrained, dict(counts))
+    if stage.ema is not None and not stage.ema.own_seed:
+        state = state._replace(ema=jax.tree.map(jnp.array, params))  # a copy of its own
     return state._replace(params=jax.tree.map(jnp.asarray, params))
 
 
@@ -111,7 +115,7 @@ def run(
         fresh = checkpoints.latest() is None
         state = random() if fresh else checkpoints.restore(jax.eval_shape(random))
         if fresh and pretrained is not None:
-            state = _receive_encoder(state, pretrained, folder)
+            state = _receive_encoder(stage, state, pretrained, folder)
         start = int(state.step)
         if start == steps and not fresh:
             return state

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from adv_ssl import train
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.errors import UserError
-from adv_ssl.models.heads import BatchNorm
+from adv_ssl.models.heads import BatchNorm, Projector
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import Prepared, Task
 from adv_ssl.tasks import byol
@@ -165,3 +165,17 @@ def test_heads_without_width_are_refused(name):
     options = {"hidden": 4, "output": 4, "view1": UNCHANGED, "view2": UNCHANGED}
     with pytest.raises(UserError, match=f"{name}=0: must be 1 or more"):
         byol.Byol(**(options | {name: 0}))
+
+
+def test_the_heads_start_xavier_uniform():
+    """B10: the encoder's scheme; the second layer has no bias (B19)."""
+    head = Projector(512, 64, jnp.float32)
+    params = head.init(jax.random.key(0), jnp.zeros((2, 256)))["params"]
+    for name, shape in (("fc1", (256, 512)), ("fc2", (512, 64))):
+        kernel = params[name]["kernel"]
+        bound = (6 / sum(shape)) ** 0.5
+        assert kernel.shape == shape
+        assert 0.99 * bound < np.abs(kernel).max() <= bound
+        assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert not params["fc1"]["bias"].any()
+    assert "bias" not in params["fc2"]

@@ -159,6 +159,22 @@ def test_parameter_counts_of_the_paper():
     assert "pos_embed" not in params["encoder"]
 
 
+def test_the_decoder_starts_as_the_encoder_does():
+    """B9: kernels xavier-uniform, biases 0, norms 1, the mask token N(0, 0.02)."""
+    wide = Architecture(image_size=32, patch=16, width=256, depth=1, heads=2, mlp=16)
+    task = mae.make(mae.Mae(0.5, 512, 1, 16, 512), ViT(wide, learned_positions=False), 0)
+    for name, value in flatten_dict(jax.jit(task.init)(KEY)["decoder"], sep="/").items():
+        if name.endswith("kernel"):
+            outputs = value.shape[1] // (3 if "qkv" in name else 1)  # each of the three by itself
+            bound = (6 / (value.shape[0] + outputs)) ** 0.5
+            assert 0.99 * bound < np.abs(value).max() <= bound, name
+            assert value.std() == pytest.approx(bound / 3**0.5, rel=0.02), name
+        elif name == "mask_token":
+            assert value.std() == pytest.approx(0.02, rel=0.15)
+        else:
+            assert np.all(value == (1 if name.endswith("scale") else 0)), name
+
+
 def test_mask_and_cls_tokens_are_decayed_and_no_bias(params):
     kinds = flatten_dict(optim.kinds(params), sep="/")
     assert {name for name, kind in kinds.items() if kind == "token"} == {

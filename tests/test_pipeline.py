@@ -61,6 +61,14 @@ def test_the_encoder_is_handed_on(finished, tmp_path):
     assert not (tmp_path / "pretrain").exists()
 
 
+def test_an_average_starts_from_the_encoder_that_was_handed_on(finished, tmp_path):
+    config = tiny.config(weights=str(finished / "pretrain"), finetune__steps=0)
+    config.finetune.ema = {"decay": 0.9, "final_decay": 0.9, "own_seed": False, "used": True}
+    pipeline.run(config, tmp_path)
+    pretrained, averaged = tiny.params(finished / "pretrain"), tiny.params(tmp_path / "finetune")
+    chex.assert_trees_all_equal(pretrained["encoder"], averaged["encoder"])
+
+
 def test_the_same_command_again_only_reports(finished, monkeypatch):
     before = {p: p.read_bytes() for p in finished.rglob("*.json*")}
     monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained again"))

@@ -9,7 +9,7 @@ import ml_collections
 
 from adv_ssl.errors import UserError
 from adv_ssl.recipes import paper, small
-from adv_ssl.recipes.values import OURS, PAPER, Tree, config_dict, merged
+from adv_ssl.recipes.values import OPEN, OURS, PAPER, Tree, config_dict, merged
 
 METHODS = tuple(paper.PRETRAINING)
 THREATS = ("nominal", "linf", "l2")
@@ -58,12 +58,16 @@ def transfer(optimizer: str, argument: str) -> ml_collections.ConfigDict:
 
 
 def _transfer_data(name: str) -> Tree:
-    data, train, test = paper.TRANSFER_SETS.get(name, ("digits", "train", "test"))
+    if name in paper.TRANSFER_SETS:
+        data, train, test = paper.TRANSFER_SETS[name]
+        splits = PAPER(data, "E"), OPEN(train, "E"), OPEN(test, "E")
+    else:
+        splits = OURS(name), OURS("train"), OURS("test")
     return {
-        "data": {"name": PAPER(data, "E")},
-        "train": PAPER(train, "E"),
+        "data": {"name": splits[0]},
+        "train": splits[1],
         "evaluate": {
-            "split": PAPER(test, "E"),
+            "split": splits[2],
             "resize": PAPER(0, "P:C"),  # the whole image, stretched
             "attacks": OURS(()),
         },

@@ -36,7 +36,7 @@ def run() -> Tree:
             "batch_size": OURS(256),
             "attacks": OPEN(tuple(("l2", r, 40) for r in (0.125, 0.25, 0.5, 1.0, 2.0)), "A24, A25"),
             "attacked": OPEN(5000, "A24"),
-            "reach": REF(2.5, "A25"),
+            "reach": OPEN(2.5, "A25"),
         },
         "log_every": OURS(50),
         "save_every": OURS(1000),
@@ -158,7 +158,7 @@ def mae() -> Tree:
     """He et al.'s masked autoencoder."""
     return {
         "task": {
-            "name": PAPER("mae", "P:3.1"),
+            "name": PAPER("mae", "P:s3.1"),
             "mask_ratio": REF(0.75, "B15"),
             "width": REF(512, "B14"),
             "depth": PAPER(8, "B14"),
@@ -311,7 +311,13 @@ def _transfer() -> Tree:
 
 def transfer_adamw() -> Tree:
     """He et al.'s procedure, as for fine-tuning (E-AdamW)."""
-    return _transfer() | {"layer_decay": OPEN(0.65, "E-AdamW"), "epochs": OPEN(100.0, "E-AdamW")}
+    return _transfer() | {
+        "batch_size": OPEN(512, "E-AdamW"),
+        "epochs": OPEN(100.0, "E-AdamW"),
+        "drop_path": OPEN(0.1, "E-AdamW"),
+        "schedule": {"warmup": OPEN(5 / 100, "E-AdamW"), "min_lr": OPEN(1e-6, "E-AdamW")},
+        "layer_decay": OPEN(0.65, "E-AdamW"),
+    }
 
 
 def transfer_sgd() -> Tree:
@@ -319,6 +325,7 @@ def transfer_sgd() -> Tree:
     stage = _transfer()
     return stage | {
         "task": stage["task"] | {"head_std": OPEN(0.0, "E-SGD")},
+        "batch_size": PAPER(512, "E-SGD"),
         "steps": PAPER(2500, "E-SGD"),
         "drop_path": REF(0.0, "E-SGD"),
         "optimizer": {
