@@ -16,8 +16,9 @@ install: .venv/.installed
 demo: install  ## adversarial BYOL on scikit-learn's digits, fine-tuning, scores, a page
 	$(BIN)/python -m adv_ssl.main --config=configs/byol_l2.py:digits --workdir=runs/demo
 
-test: install
-	$(PYTEST) -m "not slow and not reference"
+test: install  ## a file of tests to each process, four at most
+	$(PYTEST) -m "not slow and not reference" -n auto --maxprocesses 4 \
+	  --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## kills, full-size runs: about an hour on two cores
 	$(PYTEST) -m slow

@@ -40,7 +40,13 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
-        "test": ["pytest>=9", "chex>=0.1.92", "hypothesis>=6.150", "ruff==0.17.6", "mypy==2.4.1"],
+        "test": [
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "chex>=0.1.92",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+        ],
         "reference": ["torch>=2.13", "timm>=1.0.20"],  # re-derives the golden files of tests/golden
     },
 )

@@ -130,7 +130,7 @@ def pgd(
 
         def total(x_adv: PyTree) -> tuple[Array, Array]:
             losses = objective(x_adv)
-            return losses.sum(), losses  # A14: each image's gradient is that of its own loss
+            return losses.sum(), losses  # A14: an image's step does not hang on the batch's size
 
         def ascend(x_adv: PyTree, _: None) -> tuple[PyTree, tuple[Array, Array]]:
             gradient, losses = jax.grad(total, has_aux=True)(x_adv)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
@@ -20,6 +21,7 @@ from adv_ssl.tasks import supervised
 from adv_ssl.train import stop_if_preempted
 
 PyTree = Any
+SEARCH = {"loss": "margin", "restarts": 1}  # of every attack here
 
 
 def wilson(correct: int, n: int) -> list[float]:
@@ -58,12 +60,26 @@ def _attacked(
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     clean, context, _ = task.prepare(params, None, batch, key)
+
+    def logits(x: jax.Array) -> jax.Array:
+        return task.loss(params, x, context, None)[1]["logits"]
+
     x = clean
     if attack is not None:
         search = pgd(attack.norm, epsilon, attack.steps, attack.step_size, attack.start)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        x, _ = search(lambda x: task.loss(params, x, context, None)[0], clean, keys)
-    return clean, x, task.loss(params, x, context, None)[1]["logits"].argmax(-1)
+        x, _ = search(lambda x: margin(logits(x), batch["label"]), clean, keys)
+    return clean, x, logits(x).argmax(-1)
+
+
+def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """By how much the best wrong class is ahead of the right one: [B, C], [B] -> [B] (A25).
+
+    Unlike the cross-entropy it has a gradient where the model is sure.
+    """
+    right = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    wrong = jnp.where(right, -jnp.inf, logits).max(axis=-1)
+    return wrong - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
 
 def count_correct(
@@ -106,7 +122,7 @@ def score(
         "value": correct / n,
         "n": n,
         "ci95": wilson(correct, n),
-        "attack": None if attack is None else {**dataclasses.asdict(attack), "restarts": 1},
+        "attack": None if attack is None else {**dataclasses.asdict(attack), **SEARCH},
         "precision": "float32",
         "seconds": round(time.perf_counter() - began, 2),
     }

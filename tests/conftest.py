@@ -52,6 +52,13 @@ def make_batch(name: str, size: int = 4, seed: int = 0) -> dict[str, np.ndarray]
     }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs are many small mappings of memory, of which a process may have 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     """The folder with the real data sets, where it is."""

@@ -99,7 +99,46 @@ def test_frequencies(drawn):
     assert set(signs) == {-1, 1}
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (7, 31), (1, 5)])
+def test_the_draws_of_one_image_are_independent(drawn):
+    image, rng = np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0)
+    always = RandAugment(ops=2, prob=1.0, magnitude=5.0, magnitude_std=0.5)
+    for _ in range(2000):
+        randaugment(image, rng, always)
+    positions = np.array([[list(OPS).index(name), m, s] for name, m, s in drawn])
+    first, second = positions[::2], positions[1::2]
+    every = np.concatenate([first, second], axis=1)  # operation, magnitude, sign, twice
+    correlated = np.corrcoef(every, rowvar=False) - np.eye(6)
+    assert np.abs(correlated).max() < 0.09  # four deviations of 1 / sqrt(2000)
+
+
+def test_the_second_operation_sees_what_the_first_made(monkeypatch):
+    def add_one(image, magnitude, sign):
+        return image.point(lambda value: value + 1)
+
+    monkeypatch.setattr(module, "_OPERATIONS", (add_one,) * len(OPS))
+    three = RandAugment(ops=3, prob=1.0, magnitude=9.0, magnitude_std=0.5)
+    made = randaugment(np.zeros((2, 3, 3), np.uint8), np.random.default_rng(0), three)
+    assert (made == 3).all()
+
+
+def test_magnitudes_are_clipped_at_both_ends(drawn):
+    image, rng = np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0)
+    for _ in range(200):
+        randaugment(image, rng, RandAugment(ops=2, prob=1.0, magnitude=5.0, magnitude_std=10.0))
+    magnitudes = {m for _, m, _ in drawn}
+    assert (min(magnitudes), max(magnitudes)) == (0.0, 10.0)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_grey_image_stays_grey_inside(name):
+    """The channels are treated alike; only what comes in from outside has a colour."""
+    grey = np.random.default_rng(1).integers(0, 256, (24, 20, 1)).astype(np.uint8).repeat(3, -1)
+    for sign in (1, -1):
+        made = np.asarray(OPS[name](Image.fromarray(grey), 1.0, sign))[6:-6, 6:-6]
+        np.testing.assert_array_equal(made, made[..., :1].repeat(3, -1))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (7, 31), (1, 5), (5, 1), (1, 1)])
 def test_any_shape_stays_and_the_same_chance_gives_the_same_image(shape):
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
     kept = image.copy()
@@ -115,8 +154,12 @@ def test_any_shape_stays_and_the_same_chance_gives_the_same_image(shape):
     [
         ((0, 0.5, 9.0, 0.5), "ops=0: must be 1 or more"),
         ((2, 1.5, 9.0, 0.5), r"prob=1\.5: must be in \[0, 1\]"),
+        ((2, -0.5, 9.0, 0.5), r"prob=-0\.5: must be in \[0, 1\]"),
         ((2, 0.5, 11.0, 0.5), r"magnitude=11\.0: must be in \[0, 10\]"),
+        ((2, 0.5, -1.0, 0.5), r"magnitude=-1\.0: must be in \[0, 10\]"),
         ((2, 0.5, 9.0, -0.5), r"magnitude_std=-0\.5: must be 0 or more"),
+        ((2, 0.5, 9.0, float("nan")), r"magnitude_std=nan: must be 0 or more"),
+        ((2, 0.5, 9.0, float("inf")), r"magnitude_std=inf: must be 0 or more"),
     ],
 )
 def test_impossible_options_are_refused(options, said):

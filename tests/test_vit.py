@@ -262,6 +262,24 @@ def test_bfloat16_is_for_the_inside_alone():
         assert operands.count("xbf16>") == 2, product
 
 
+def test_bfloat16_sums_no_gradient_over_tokens_in_bfloat16():
+    """Biases and positions: a sum of many in bfloat16 stops growing."""
+    x = images(8, 512)
+    exact, rough = ViT(SMALL), ViT(SMALL, dtype=jnp.bfloat16)
+    params = jax.jit(lambda: vit.init_encoder(exact, KEY))()[1]
+    weights = np.random.default_rng(1).standard_normal((512, SMALL.width)).astype(np.float32)
+
+    def total(params, encoder):
+        return (encode(encoder, params, x, None) * weights).sum()
+
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
+    fine, coarse = (flatten_dict(gradient(params, e), sep="/") for e in (exact, rough))
+    for name, grad in fine.items():
+        if "bias" in name or "pos_embed" in name:
+            error = np.linalg.norm(coarse[name] - grad) / np.linalg.norm(grad)
+            assert error < 0.03, (name, error)
+
+
 @pytest.mark.parametrize(("size", "patch"), [(4, 4), (20, 5), (32, 8), (9, 1)])
 def test_any_size_and_patch(size, patch):
     encoder = ViT(Architecture(size, patch, width=8, depth=1, heads=2, mlp=4))

@@ -33,8 +33,8 @@ class RandAugment:
             raise UserError(f"prob={self.prob}: must be in [0, 1].")
         if not 0 <= self.magnitude <= MAX_MAGNITUDE:
             raise UserError(f"magnitude={self.magnitude}: must be in [0, 10].")
-        if self.magnitude_std < 0:
-            raise UserError(f"magnitude_std={self.magnitude_std}: must be 0 or more.")
+        if not 0 <= self.magnitude_std < float("inf"):
+            raise UserError(f"magnitude_std={self.magnitude_std}: must be 0 or more, and finite.")
 
 
 def _affine(image: Image.Image, *coefficients: float) -> Image.Image:
@@ -85,10 +85,10 @@ OPS: dict[str, Operation] = {
     "ShearX": lambda image, m, sign: _affine(image, 1, sign * 0.03 * m, 0, 0, 1, 0),
     "ShearY": lambda image, m, sign: _affine(image, 1, 0, 0, sign * 0.03 * m, 1, 0),
     "TranslateX": lambda image, m, sign: _affine(
-        image, 1, 0, sign * 0.045 * m * image.width, 0, 1, 0
+        image, 1, 0, sign * (m / 10 * 0.45) * image.width, 0, 1, 0
     ),
     "TranslateY": lambda image, m, sign: _affine(
-        image, 1, 0, 0, 0, 1, sign * 0.045 * m * image.height
+        image, 1, 0, 0, 0, 1, sign * (m / 10 * 0.45) * image.height
     ),
 }
 _OPERATIONS = tuple(OPS.values())

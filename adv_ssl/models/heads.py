@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from adv_ssl.models.vit import Dense
+
 
 class BatchNorm(nn.Module):
     """Batch statistics only: the heads are thrown away, so nothing would read running ones (B20).
@@ -32,7 +34,7 @@ class Projector(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array:
         xavier = nn.initializers.xavier_uniform()
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=xavier, name="fc1")(features)
+        x = Dense(self.hidden, self.dtype, name="fc1")(features)
         x = nn.relu(BatchNorm(name="norm")(x))
         x = nn.Dense(self.output, use_bias=False, dtype=self.dtype, kernel_init=xavier, name="fc2")(
             x

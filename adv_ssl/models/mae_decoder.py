@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from adv_ssl.models.vit import Block, sincos_table
+from adv_ssl.models.vit import Block, Dense, sincos_table
 
 
 class Decoder(nn.Module):
@@ -27,8 +27,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, restore: Array) -> Array:
         b, patches = restore.shape
-        xavier = nn.initializers.xavier_uniform()
-        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embed")(tokens)
+        tokens = Dense(self.width, self.dtype, name="embed")(tokens)
         mask = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
         masked = jnp.broadcast_to(mask, (b, patches + 1 - tokens.shape[1], self.width))
         rows = jnp.concatenate([tokens[:, 1:], masked.astype(tokens.dtype)], axis=1)
@@ -38,7 +37,5 @@ class Decoder(nn.Module):
         for i in range(self.depth):
             tokens = Block(self.heads, self.mlp, 0.0, self.dtype, name=f"block_{i}")(tokens, True)
         tokens = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(tokens)
-        pixels = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=xavier, name="predict")(
-            tokens
-        )
+        pixels = Dense(self.outputs, self.dtype, name="predict")(tokens)
         return pixels[:, 1:].astype(jnp.float32)
