@@ -184,7 +184,7 @@ def digits_finetune() -> Tree:
             "randaugment": OURS(None),
         },
         "batch_size": OURS(64),
-        "epochs": OURS(30.0),
+        "epochs": OURS(50.0),
         "drop_path": OURS(0.0),
         "optimizer": {"lr": OURS(8e-3)},
         "schedule": {"warmup": OURS(0.1)},
