@@ -181,8 +181,8 @@ class Config:
         for name in ("log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more steps.")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must be 0 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}.")
         if 0 < self.evaluate.resize < self.model.image_size:
             raise UserError(
                 f"evaluate.resize={self.evaluate.resize} is below model.image_size="

@@ -1,7 +1,7 @@
 """python -m adv_ssl.main --config=configs/byol_l2.py[:SCALE] --workdir=DIR [--config.KEY=VALUE ...]
 
 Exit codes: 0 done; 2 a mistake in the command, the configuration or the data, told in one line;
-75 stopped by SIGTERM with everything saved: start the same command again.
+75 stopped by SIGTERM or Ctrl-C with everything saved: start the same command again.
 """
 
 import errno
@@ -33,7 +33,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _leave(" ".join(str(error).split()))
     if rest[1:]:
         _leave(f"unexpected argument {rest[1]!r}: options begin with --.")
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    if _CONFIG.value is None or not _WORKDIR.value:
         _leave("both --config=FILE[:SCALE] and --workdir=DIR are needed.")
     if not isinstance(_CONFIG.value, ConfigDict):
         _leave("--config: there is no such configuration file, or it is broken.")
@@ -68,7 +68,9 @@ def _main(_: Sequence[str]) -> None:
         print(f"adv_ssl: {error}", file=sys.stderr)
         sys.exit(1)
     except train.Preempted:
-        logging.getLogger("adv_ssl").info("SIGTERM: saved; start the same command again to go on.")
+        logging.getLogger("adv_ssl").info(
+            "stopped and saved: start the same command again to go on."
+        )
         sys.exit(75)
     except OSError as error:
         if error.errno != errno.ENOSPC:

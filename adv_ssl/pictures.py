@@ -77,7 +77,7 @@ def prepared(
     path = figures / "pretrain_gallery.npz"
     if path.exists():
         return
-    groups = -(-PICTURES // options.group)
+    groups = -(-min(PICTURES, len(source.records)) // options.group)
     few = dataclasses.replace(options, batch_size=groups * options.group, attack=None)
     batch = next(stage.batches("pictures", config, few, source, 0, 1))
     key = named(jax.random.key(config.seed), "pictures")

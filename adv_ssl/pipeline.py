@@ -41,7 +41,7 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
         stages = {"pretrain": config.pretrain} | stages
     sets = {name: _source(config, options.split) for name, options in stages.items()}
     test_set = _source(config, config.evaluate.split)
-    _check_labels(stages, sets)
+    _check_data(stages, sets, test_set)
     if config.weights:
         with Checkpoints(pathlib.Path(config.weights) / "checkpoints") as checkpoints:
             checkpoints.check(config.model)
@@ -80,14 +80,30 @@ def _source(config: Config, split: str) -> Source:
     return sources.load(config.data.name, split, config.data.dir)
 
 
-def _check_labels(stages: Mapping[str, Stage], sets: Mapping[str, Source]) -> None:
-    """UserError if the first stage needs labels that are not there; a later one is left out."""
-    name, options = next(iter(stages.items()))
-    if isinstance(options.task, Supervised) and sets[name].num_classes == 0:
-        raise UserError(
-            f"config.{name}.task.name='supervised' needs labels, {sets[name].records.what} has "
-            "none: put the images into one folder for each class, or take another method."
-        )
+def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_set: Source) -> None:
+    """UserError where a stage could not be trained or scored on its data: now, not after days.
+
+    Without labels a later stage is left out; the first one cannot be.
+    """
+    for i, (name, options) in enumerate(stages.items()):
+        source, classifies = sets[name], isinstance(options.task, Supervised)
+        images = len(source.records)
+        if options.batch_size > images:
+            raise UserError(
+                f"config.{name}.batch_size={options.batch_size} is more than the {images} images "
+                f"of {source.records.what}: lower it, or take a larger split."
+            )
+        if i == 0 and classifies and source.num_classes == 0:
+            raise UserError(
+                f"config.{name}.task.name='supervised' needs labels, {source.records.what} has "
+                "none: put the images into one folder for each class, or take another method."
+            )
+        if classifies and source.num_classes not in (0, test_set.num_classes):
+            raise UserError(
+                f"{source.records.what} has {source.num_classes} classes and "
+                f"{test_set.records.what}, of config.evaluate.split, {test_set.num_classes}: "
+                "both need the same."
+            )
 
 
 def _claim(workdir: pathlib.Path, config: Config, raw: dict[str, Any]) -> None:

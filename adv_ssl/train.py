@@ -38,8 +38,14 @@ _preemption = threading.Event()
 
 
 def watch_for_preemption() -> None:
-    """From now on SIGTERM asks the loop to save and leave (exit code 75)."""
-    signal.signal(signal.SIGTERM, lambda *_: _preemption.set())
+    """SIGTERM and Ctrl-C now ask the loop to save and leave; a second Ctrl-C ends at once."""
+
+    def ask(number: int, _: object) -> None:
+        _preemption.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
 
 
 def stop_if_preempted() -> None:

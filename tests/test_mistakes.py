@@ -28,7 +28,15 @@ MISTAKES = {
     "negative steps": ({"pretrain__attack__steps": -1}, r"attack\.steps=-1"),
     "size and patch": ({"model__patch": 5}, r"model\.image_size=16 is not divisible by patch=5"),
     "width and heads": ({"model__heads": 3}, r"model\.width=16 is not divisible by heads=3"),
-    "batch larger than the set": ({"pretrain__batch_size": 100000}, r"1437.*100000|100000.*1437"),
+    "batch larger than the set": (
+        {"pretrain__batch_size": 100000},
+        r"config\.pretrain\.batch_size=100000 is more than the 1437",
+    ),
+    "a later batch larger than the set": (
+        {"finetune__batch_size": 1438},
+        r"config\.finetune\.batch_size=1438 is more than the 1437",
+    ),
+    "seed of 80 bits": ({"seed": 10**24}, r"config\.seed=10+: must be from 0 to 4294967295"),
     "no such task": (
         {"pretrain__task__name": "mea"},
         r"task\.name='mea': choose from byol, mae",
@@ -122,6 +130,16 @@ def test_a_mistake_with_another_method(name, tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_a_test_set_of_other_classes_is_noticed_before_any_training(tmp_path, monkeypatch):
+    for folder in ("train/a", "train/b", "test"):
+        tiny.folder_of_images(tmp_path / "images" / folder, 20)
+    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained"))
+    changes = {"data__name": f"folder:{tmp_path / 'images'}", "evaluate__split": "test"}
+    with pytest.raises(UserError, match=r"train has 2 classes and .* test, .*split, 0"):
+        pipeline.run(tiny.config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_leaf_refuses_another_type():
     config = tiny.config().to_dict()
     del config["sources"]
@@ -158,9 +176,7 @@ def test_an_unknown_key_is_named():
 
 
 def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
-    line = [sys.executable, "-m", "adv_ssl.main", *arguments]
-    if workdir:
-        line.append(f"--workdir={workdir}")
+    line = [sys.executable, "-m", "adv_ssl.main", f"--workdir={workdir}", *arguments]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
@@ -181,6 +197,7 @@ def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
         (["--config=configs/nowhere.py"], "no such configuration file"),
         (["--config=configs/byol_l2.py:digits", "--config.pretrain.attack.epsilon=-1"], "=-1.0"),
         (["--config=configs/byol_l2.py:digits", "digits"], "unexpected argument 'digits'"),
+        (["--config=configs/byol_l2.py:digits", "--workdir="], "--workdir=DIR are needed"),
     ],
 )
 def test_the_command_line(arguments, said, tmp_path):

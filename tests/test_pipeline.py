@@ -205,7 +205,8 @@ def _watch(cls, read, monkeypatch):
     monkeypatch.setattr(cls, "__getattribute__", watched)
 
 
-def test_sigterm_saves_and_exits_with_75(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_75(number, tmp_path):
     command = [
         *(sys.executable, "-m", "adv_ssl.main", f"--workdir={tmp_path}"),
         *("--config=configs/byol_l2.py:digits", *tiny.flags(pretrain__steps=100000)),
@@ -217,8 +218,8 @@ def test_sigterm_saves_and_exits_with_75(tmp_path):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75, out
-    assert "SIGTERM: saved" in out
+    assert "stopped and saved" in out
     assert tiny.params(tmp_path / "pretrain")
