@@ -43,8 +43,6 @@ class Checkpoints:
         architecture: Architecture | None = None,
         averaged: bool = False,
     ):
-        if architecture is None and not folder.is_dir():
-            raise UserError(f"{folder}: not there; name the folder of a stage of a run.")
         self.folder = folder
         self._architecture = architecture
         self._result = "ema" if averaged else "params"
@@ -116,6 +114,12 @@ class Checkpoints:
                 f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {reason}); "
                 "remove that folder and start again, to go on from the checkpoint before it."
             ) from error
+
+
+def begun(stage: pathlib.Path) -> bool:
+    """Whether the folder of a stage holds a whole checkpoint."""
+    folder = stage / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 class HandedOver(NamedTuple):

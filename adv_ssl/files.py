@@ -22,14 +22,17 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """What ``write_json`` wrote. UserError: somebody else changed it, and it is no JSON now."""
+def read_json(path: pathlib.Path, kind: type) -> Any:
+    """What ``write_json`` wrote: a ``kind``. UserError: somebody else changed it."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, kind):
+            raise ValueError(f"a {type(value).__name__}, no {kind.__name__}")
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}): move it away and start the same command again."
         ) from None
+    return value
 
 
 @contextlib.contextmanager

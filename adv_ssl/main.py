@@ -8,11 +8,14 @@ import errno
 import logging
 import os
 import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 import absl.logging
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -25,12 +28,25 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: a new one, o
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Reads the command line; a mistake in it is told in one line."""
+    if any(argument.lstrip("-").startswith("config.sources") for argument in argv):
+        _leave("config.sources says where the values come from: it is not to be set.")
     try:
         rest = flags.FLAGS(list(argv))
     except (KeyError, AttributeError) as error:
-        _leave(f"the configuration has no such key: {' '.join(str(error.args[0]).split())}")
+        _leave(f"the configuration has no such key: {error.args[0]}")
     except (flags.Error, UserError, TypeError, ValueError, OSError) as error:
-        _leave(" ".join(str(error).split()))
+        none = re.match(
+            r'Override (\S+) can not be applied because field "(\w+)" is None', str(error)
+        )
+        if none:
+            _leave(
+                f"config.{none[1]}: {none[2]} is None in this configuration; take one that has it "
+                "(an attack: those that end in _linf or _l2)."
+            )
+        _leave(str(error))
+    except Exception as error:  # whatever a configuration file raises while it is executed
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _leave(f"--config: {type(error).__name__}: {error} ({where.filename}:{where.lineno})")
     if rest[1:]:
         _leave(f"unexpected argument {rest[1]!r}: options begin with --.")
     if _CONFIG.value is None or not _WORKDIR.value:
@@ -52,7 +68,7 @@ def _log_to(stream: TextIO) -> None:
 
 
 def _leave(message: str) -> NoReturn:
-    print(f"adv_ssl: {message}", file=sys.stderr)
+    print(f"adv_ssl: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -72,6 +88,13 @@ def _main(_: Sequence[str]) -> None:
             "stopped and saved: start the same command again to go on."
         )
         sys.exit(75)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _leave(
+            f"out of memory ({str(error)[:100]}): lower config.pretrain.batch_size, "
+            "config.finetune.batch_size, config.evaluate.batch_size or the model."
+        )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

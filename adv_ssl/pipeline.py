@@ -5,15 +5,16 @@
 The same command again goes on where the last one stopped, and when all is done only reports again.
 """
 
+import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from adv_ssl import evaluate, pictures, provenance, report, stage
+from adv_ssl import checkpoint, evaluate, pictures, provenance, report, stage
 from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data import sources
@@ -43,12 +44,14 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
     test_set = _source(config, config.evaluate.split)
     _check_data(stages, sets, test_set)
     if config.weights:
-        with Checkpoints(pathlib.Path(config.weights) / "checkpoints") as checkpoints:
-            checkpoints.check(config.model)
+        _check_weights(config)
     with held(workdir):
-        _claim(workdir, config, plain)
-        _train(config, stages, sets, test_set, workdir)
-        return report.write(workdir)
+        _claim(workdir, config, plain, [*sets.values(), test_set])
+        try:
+            _train(config, stages, sets, test_set, workdir)
+        finally:  # a page of what there is, however far the run came
+            page = report.write(workdir)
+        return page
 
 
 def _train(
@@ -60,8 +63,12 @@ def _train(
 ) -> None:
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
     encoder = pathlib.Path(config.weights) if config.weights else None
-    for name, options in stages.items():
+    for i, (name, options) in enumerate(stages.items()):
         source = sets[name]
+        later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
+        if later and not checkpoint.begun(workdir / name):
+            _log.info("%s: its checkpoints are gone; %s has its own, and goes on.", name, later[0])
+            continue
         if isinstance(options.task, Supervised) and source.num_classes == 0:
             _log.info("%s has no labels: done after pre-training.", config.data.name)
             break
@@ -106,12 +113,27 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
             )
 
 
-def _claim(workdir: pathlib.Path, config: Config, raw: dict[str, Any]) -> None:
-    """Makes ``workdir`` this configuration's, or refuses one that is another's."""
+def _check_weights(config: Config) -> None:
+    """UserError unless config.weights holds checkpoints of this architecture."""
+    folder = pathlib.Path(config.weights)
+    if not checkpoint.begun(folder):
+        meant = [path for path in (folder / "pretrain", folder.parent) if checkpoint.begun(path)]
+        raise UserError(
+            f"config.weights={config.weights!r}: no checkpoint in it; "
+            + (f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run.")
+        )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.check(config.model)
+
+
+def _claim(
+    workdir: pathlib.Path, config: Config, raw: dict[str, Any], sets: Sequence[Source]
+) -> None:
+    """Makes ``workdir`` this configuration's and data's, or refuses one that is another's."""
     plain = json.loads(json.dumps(raw))
     path = workdir / "config.json"
     if path.exists():
-        theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path), plain))
+        theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path, dict), plain))
         differing = [k for k in theirs | ours if theirs.get(k) != ours.get(k)]
         if differing:
             key = differing[0]
@@ -120,7 +142,17 @@ def _claim(workdir: pathlib.Path, config: Config, raw: dict[str, Any]) -> None:
                 f"{ours.get(key)!r} here ({len(differing)} keys differ). Choose another --workdir."
             )
     write_json(path, plain)
-    provenance.record(workdir / "provenance.json", config.seed)
+    data = {source.records.what: _contents(source) for source in sets}
+    provenance.record(workdir / "provenance.json", config.seed, data)
+
+
+def _contents(source: Source) -> str:
+    """What a split holds, in words: enough to notice that it is not the same any more."""
+    names = "\n".join(source.class_names).encode()
+    return (
+        f"{len(source.records)} images of {source.num_classes} classes "
+        f"(names {hashlib.sha256(names).hexdigest()[:8]})"
+    )
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
@@ -137,7 +169,7 @@ def _evaluate(
 ) -> None:
     """Scores a stage, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
-    results = read_json(path) if path.exists() else []
+    results = read_json(path, list) if path.exists() else []
     task = evaluate.classifier(ViT(config.model), source.num_classes)
     few, size = source.first(config.evaluate.attacked), config.model.image_size
     done = sum(record["stage"] == name for record in results)

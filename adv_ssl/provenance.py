@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 import adv_ssl
+from adv_ssl.errors import UserError
 from adv_ssl.files import read_json, write_json
 
 _PACKAGES = (
@@ -30,9 +31,25 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def record(path: pathlib.Path, seed: int) -> None:
-    """Writes provenance.json; a run that resumes adds its start to those before."""
-    starts: list[dict[str, Any]] = read_json(path)["starts"] if path.exists() else []
+def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
+    """Writes provenance.json; a run that resumes adds its start to those before.
+
+    Args:
+      path: of the file.
+      seed: of the run.
+      data: what each split holds, in words. The order of the images hangs on their number.
+
+    Raises:
+      UserError: the run was started on other data, or the file is damaged.
+    """
+    before = read_json(path, dict) if path.exists() else {}
+    starts: list[dict[str, Any]] = before.get("starts", [])
+    for split, holds in before.get("data", data).items():
+        if split in data and data[split] != holds:
+            raise UserError(
+                f"the data changed under {path.parent}: {split} held {holds} when the run began "
+                f"and holds {data[split]} now: put it back, or choose another --workdir."
+            )
     commit = _git("rev-parse", "HEAD")
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -50,6 +67,7 @@ def record(path: pathlib.Path, seed: int) -> None:
             "packages": {name: metadata.version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.devices()],
             "seed": seed,
+            "data": data,
             "starts": [*starts, start],
         },
     )

@@ -1,7 +1,7 @@
 """The page of a run: its files in, one HTML file out.
 
 A pure function of the folder. It may be asked for at any time, of a run that has only begun too:
-what is missing is shown as not yet there. The page stands alone: figures and style are inside it.
+what is missing is said to be missing. The page stands alone: figures and style are inside it.
 """
 
 import base64
@@ -32,13 +32,14 @@ FLAGS = {
 PANELS: dict[str, tuple[str, tuple[float, float] | None]] = {  # metric -> title, ends of the y axis
     "loss": ("loss", None),
     "learning_rate": ("learning rate", None),
-    "accuracy": ("accuracy", (0.0, 1.05)),
+    "accuracy": ("training accuracy", (0.0, 1.05)),
     "feature_std": ("feature std (0: collapse)", None),
     "attack/gain": ("attack: loss gain per step", None),
     "attack/radius": ("attack: |δ| / ε", (0.0, 1.05)),
     "attack/zero_grad": ("attack: share of zero gradients", (-0.02, 1.05)),
 }
 TIMES = "\N{MULTIPLICATION SIGN}"
+HEADLINE = 6  # scores told at the top
 CARDS = 12  # images shown of a gallery
 VOID = ("br", "img", "meta")  # elements without an end tag
 _log = logging.getLogger("adv_ssl")
@@ -109,9 +110,16 @@ def _pretrains(path: pathlib.Path) -> bool:
     """Whether the run pre-trains, or fine-tunes what it was given."""
     try:
         config = json.loads(path.read_text())
-        return bool(config["pretrain"]) and not config["weights"]
+        return _pretrained(config)
     except (OSError, ValueError, KeyError):
         return True
+
+
+def _pretrained(config: Mapping[str, Any]) -> bool:
+    pretrain = config["pretrain"]
+    if not pretrain or config["weights"]:
+        return False
+    return bool(pretrain["epochs"] if pretrain["steps"] is None else pretrain["steps"])
 
 
 def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: str) -> Html:
@@ -119,10 +127,12 @@ def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: 
     try:
         return build(workdir / source)
     except FileNotFoundError:
-        return tag("p", f"{source}: not yet there", class_="missing")
+        return tag("p", f"{source}: not there; the run has not done that.", class_="missing")
     except Exception as error:  # a page about a run must never be what ends it
-        _log.exception("report: %s", source)
-        reason = f"{source} cannot be shown: {type(error).__name__}: {error}"
+        reason = f"{source} cannot be shown ({type(error).__name__}: {error})"
+        if source.startswith("figures/"):
+            reason += "; remove it, and the same command makes it anew"
+        _log.warning("report: %s", reason)
         return tag("p", reason, class_="missing")
 
 
@@ -137,7 +147,7 @@ def _headline(path: pathlib.Path) -> Html:
         f"patches of {model['patch']} in images of {model['image_size']} pixels",
         f"data: {config['data']['name']}",
     ]
-    if config["weights"] or not pretrain:  # then nothing was pre-trained here
+    if not _pretrained(config):
         title = f"Fine-tuning of {config['weights'] or 'random weights'}"
         return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
     name, attack = pretrain["task"]["name"], pretrain["attack"]
@@ -152,7 +162,7 @@ def _sentence(path: pathlib.Path) -> Html:
     records = _top1(path)
     sentence: list[object] = ["Top-1 accuracy"]
     dataset = None
-    for i, record in enumerate(records[:4]):
+    for i, record in enumerate(records[:HEADLINE]):
         sentence.append("; " if i else "")
         if record["dataset"] != dataset:
             dataset = record["dataset"]
@@ -160,7 +170,7 @@ def _sentence(path: pathlib.Path) -> Html:
         under = f"under {_threat(record['attack'])}" if record["attack"] else "clean"
         sentence += [tag("b", f"{100 * record['value']:.1f}%"), f" {under} "]
         sentence.append(f"(95% interval {_interval(record)}, n\xa0=\xa0{record['n']:,})")
-    more = f"; {len(records) - 4} more below" if len(records) > 4 else ""
+    more = f"; {len(records) - HEADLINE} more below" if len(records) > HEADLINE else ""
     return tag("p", *sentence, f"{more}.", class_="scores")
 
 
@@ -170,11 +180,12 @@ def _scores(path: pathlib.Path) -> Html:
         attack = record["attack"] or {}
         main = ("norm", "epsilon", "steps")
         options = [f"{k.replace('_', ' ')} {v}" for k, v in attack.items() if k not in main]
+        options = [f"{o} ε" if o.startswith("step size") else o for o in options]
         metric = record["metric"].replace("top1", "top-1").replace("_", " ")
         ends = zip(("low", "high", "at"), (*record["ci95"], record["value"]), strict=True)
         rows.append(
             (
-                tag("span", record["dataset"], " ", tag("small", f"{record['suite']}, {metric}")),
+                tag("span", record["dataset"], " ", tag("small", metric)),
                 NORMS.get(attack["norm"], attack["norm"]) if attack else "none",
                 _radius(attack) if attack else "",
                 attack.get("steps", ""),
@@ -193,7 +204,7 @@ def _scores(path: pathlib.Path) -> Html:
 def _robust_accuracy(path: pathlib.Path) -> Html:
     curves = _curves(_top1(path))
     if not curves:
-        return tag("p", "no attack evaluated yet", class_="missing")
+        return tag("p", "no attack evaluated", class_="missing")
     images = []
     for norm, named in curves.items():
         label = NORMS.get(norm, norm) + (" radius, in 1/255" if norm == "linf" else " radius")

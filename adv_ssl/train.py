@@ -140,8 +140,12 @@ def run(
     window: list[Aux] = []
     clock = _Clock()
     for done in range(start + 1, steps + 1):
-        with clock.waiting():
-            batch = next(batches)
+        try:
+            with clock.waiting():
+                batch = next(batches)
+        except Exception:  # whatever cannot be read, the steps up to here are kept
+            checkpoints.save(state, wait=True)
+            raise
         state, metrics = step_fn(state, batch)
         if window:  # one step is in flight, not more: queued batches would pile up in memory
             jax.block_until_ready(window[-1])

@@ -63,6 +63,12 @@ MISTAKES = {
     "resize below the crop": ({"evaluate__resize": 8}, r"evaluate\.resize=8 is below"),
     "no such type": ({"dtype": "float16"}, r"config\.dtype='float16'"),
     "set not prepared": ({"data__name": "cifar100:3.0.2"}, r"cifar100.*tfds build"),
+    "no data set": ({"data__name": ""}, r"data\.name='': give digits, folder:/path or"),
+    "a folder without a path": ({"data__name": "folder:"}, r"data\.name='folder:'"),
+    "a place that cannot be read": (
+        {"data__name": "cifar10:3.0.2", "data__dir": "gs://bucket/sets"},
+        r"'cifar10:3\.0\.2' in gs://bucket/sets cannot be read",
+    ),
     "no such folder": ({"data__name": "folder:/nowhere"}, r"/nowhere"),
     "no such split": ({"pretrain__split": "trian"}, r"trian.*train"),
     "no whole number": ({"log_every": 0}, r"log_every=0"),
@@ -194,6 +200,12 @@ def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
             ["--config=configs/rotnet_l2.py:digits", "--config.pretrain.task.mixing.group=4"],
             "no such key: 'mixing'",
         ),
+        (
+            ["--config=configs/rotnet_nominal.py:digits", "--config.pretrain.attack.epsilon=1"],
+            "config.pretrain.attack.epsilon: attack is None in this configuration; take one that",
+        ),
+        (["--config=configs/byol_l2.py:digits", "--config.sources.seed=1"], "is not to be set"),
+        (["--config=README.md"], "--config: SyntaxError"),
         (["--config=configs/nowhere.py"], "no such configuration file"),
         (["--config=configs/byol_l2.py:digits", "--config.pretrain.attack.epsilon=-1"], "=-1.0"),
         (["--config=configs/byol_l2.py:digits", "digits"], "unexpected argument 'digits'"),
@@ -208,18 +220,27 @@ def test_the_command_line(arguments, said, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_one_line():
-    """/dev/full answers every write as a full disk does."""
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "OSError(errno.ENOSPC, 'No space left on device')",
+            "no space left on the disk of somewhere: make room and start again.",
+        ),
+        (
+            "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
+            "out of memory (RESOURCE_EXHAUSTED: 9 GB): lower config.pretrain.batch_size, "
+            "config.finetune.batch_size, config.evaluate.batch_size or the model.",
+        ),
+    ],
+)
+def test_a_full_disk_or_memory_is_one_line(error, said):
     line = (
-        "import errno, sys; from adv_ssl import main, pipeline\n"
-        "def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "import errno, jax, sys; from adv_ssl import main, pipeline\n"
+        f"def full(*_): raise {error}\n"
         "pipeline.run = full; sys.argv[1:] = "
         "['--config=configs/byol_l2.py:digits', '--workdir=somewhere']; main.app.run("
         "main._main, flags_parser=main._parse_flags)"
     )
     done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert (
-        done.stderr
-        == "adv_ssl: no space left on the disk of somewhere: make room and start again.\n"
-    )
+    assert (done.returncode, done.stderr) == (2, f"adv_ssl: {said}\n")

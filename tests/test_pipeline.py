@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from adv_ssl import config as config_module
 from adv_ssl import pipeline, train
+from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.errors import UserError
 from adv_ssl.files import held
 
@@ -138,10 +139,67 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
         pipeline.run(tiny.config(**changes), tmp_path)
 
 
-def test_weights_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match="nowhere"):
-        pipeline.run(tiny.config(weights=str(tmp_path / "nowhere")), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_weights_that_are_not_there(finished, tmp_path):
+    for weights, said in (
+        (
+            tmp_path / "nowhere",
+            r"config\.weights='.*nowhere': no checkpoint in it; name the folder",
+        ),
+        (finished, rf"did you mean {finished}/pretrain\?"),
+        (finished / "pretrain" / "checkpoints", rf"did you mean {finished}/pretrain\?"),
+    ):
+        with pytest.raises(UserError, match=said):
+            pipeline.run(tiny.config(weights=str(weights)), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_pretraining_whose_checkpoints_are_gone_is_not_done_again(
+    finished, tmp_path, monkeypatch
+):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "pretrain" / "checkpoints")
+    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained again"))
+    pipeline.run(tiny.config(), tmp_path / "run")
+    assert tiny.results(tmp_path / "run") == tiny.results(finished)
+
+
+def test_data_that_changed_under_a_run_is_noticed(tmp_path):
+    images = tiny.folder_of_images(tmp_path / "images" / "train", 20)
+    tiny.folder_of_images(tmp_path / "images" / "test", 4)
+    name = f"folder:{tmp_path / 'images'}"
+    config = tiny.config(data__name=name, pretrain__steps=1, evaluate__split="test")
+    pipeline.run(config, tmp_path / "run")
+    (images / "0.png").rename(images / "a.png")  # their number is what the order hangs on
+    pipeline.run(config, tmp_path / "run")
+    (images / "a.png").unlink()
+    with pytest.raises(UserError, match=r"images train held 20 images .* and holds 19 images"):
+        pipeline.run(config, tmp_path / "run")
+
+
+def test_an_image_that_cannot_be_read_loses_no_step(tmp_path, monkeypatch):
+    images = tiny.folder_of_images(tmp_path / "images", 60)
+    changes = {"data__name": f"folder:{images}", "evaluate__split": "test", "save_every": 100}
+    config = tiny.config(**changes)
+    pipeline.run(config, tmp_path / "whole")
+    step, contents = train.train_step, {path: path.read_bytes() for path in images.iterdir()}
+
+    def breaking(*arguments):
+        for path in contents:
+            path.write_bytes(b"broken")
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", breaking)
+        with pytest.raises(UserError, match=r"png: not a readable image"):
+            pipeline.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").exists()
+    with Checkpoints(tmp_path / "run" / "pretrain" / "checkpoints") as checkpoints:
+        assert 0 < checkpoints.latest() < 6
+    for path, content in contents.items():
+        path.write_bytes(content)
+    pipeline.run(config, tmp_path / "run")
+    ours, theirs = (tiny.params(tmp_path / run / "pretrain") for run in ("run", "whole"))
+    chex.assert_trees_all_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["config.json", "provenance.json", "results.json"])
@@ -149,6 +207,10 @@ def test_a_damaged_file_of_the_run_is_named(finished, name, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / name).write_text('{"half')
     with pytest.raises(UserError, match=rf"run/{name} is damaged .*move it away"):
+        pipeline.run(tiny.config(), tmp_path / "run")
+    other = "{}" if name == "results.json" else "[]"
+    (tmp_path / "run" / name).write_text(other)
+    with pytest.raises(UserError, match=rf"run/{name} is damaged .a (list|dict), no (dict|list)"):
         pipeline.run(tiny.config(), tmp_path / "run")
 
 

@@ -82,6 +82,8 @@ def load(name: str, split: str, data_dir: str) -> Source:
     Raises:
       UserError: no such set, split or folder, or the set is not prepared for random access.
     """
+    if name in ("", "folder:"):
+        raise UserError(f"data.name={name!r}: give digits, folder:/path or a TFDS name.")
     if name == "digits":
         return _digits(split)
     if name.startswith("folder:"):
@@ -194,6 +196,11 @@ def _divide(name: str, root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     files: dict[str, list[pathlib.Path]] = {"train": [], "test": []}
     for path in _files(root):
         files["train" if _hash(path.relative_to(root)) % 10 else "test"].append(path)
+    if not files["test"]:
+        raise UserError(
+            f"{name}: none of its {len(files['train'])} images falls into the tenth that is taken "
+            "for test, by file name: put some into sub-folders train and test."
+        )
     logging.info(
         "%s has no folders train and test: by file name %d of its images are train, %d test.",
         name, len(files["train"]), len(files["test"]),
@@ -288,6 +295,12 @@ def _tfds(name: str, split: str, data_dir: str) -> Source:
             f"data set {name!r} (digits, folder:/path or a TFDS name) is not prepared in {folder}; "
             f"{command}"
         ) from None
+    except Exception as error:  # damaged metadata, or a place that cannot be read from here
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"data set {name!r} in {folder} cannot be read ({type(error).__name__}: {reason}); "
+            f"name another data.dir, or {command}"
+        ) from error
     info = builder.info
     if "array_record" not in {f.value for f in info.available_file_formats()}:
         raise UserError(
