@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from adv_ssl.attacks import Attack, Health
@@ -39,6 +40,11 @@ class Task(NamedTuple):
     init: Callable[[Array], PyTree]
     prepare: Callable[[PyTree, PyTree, Batch, Array], Prepared]
     loss: Callable[[PyTree, PyTree, Any, Array | None], tuple[Array, Aux]]
+
+
+def pixels(batch: Batch) -> Array:
+    """The images of a batch, uint8 in the file and on the way, in [0, 1] (A12)."""
+    return batch["image"].astype(jnp.float32) / 255
 
 
 def adversarial(task: Task, attack: Attack) -> Task:

@@ -12,7 +12,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.models.heads import Projector
 from adv_ssl.models.vit import ViT, apply, encode, init_encoder
-from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
+from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def make(options: Byol, encoder: ViT, classes: int) -> Task:
 
     def prepare(params: PyTree, ema: PyTree, batch: Batch, key: Array) -> Prepared:
         del params
-        images = batch["image"].astype(jnp.float32) / 255
+        images = pixels(batch)
         views = Views(
             augment(images[:, 0], named(key, "view1"), options.view1),
             augment(images[:, 1], named(key, "view2"), options.view2),

@@ -20,7 +20,7 @@ from adv_ssl.models.vit import (
     patchify,
     unpatchify,
 )
-from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
+from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,8 @@ def make(options: Mae, encoder: ViT, classes: int) -> Task:
     del classes
     a = encoder.architecture
     encoder = encoder.clone(pooled=False)
-    seen, hidden = options.visible(a.grid**2), a.grid**2 - options.visible(a.grid**2)
+    seen = options.visible(a.grid**2)
+    hidden = a.grid**2 - seen
     decoder = Decoder(
         options.width, options.depth, options.heads, options.mlp, a.patch**2 * 3, encoder.dtype
     )
@@ -84,7 +85,7 @@ def make(options: Mae, encoder: ViT, classes: int) -> Task:
 
     def prepare(params: PyTree, ema: PyTree, batch: Batch, key: Array) -> Prepared:
         del params, ema
-        patches = patchify(batch["image"].astype(jnp.float32) / 255, a.patch)
+        patches = patchify(pixels(batch), a.patch)
         noise = jax.random.uniform(named(key, "mask"), patches.shape[:2])
         order = noise.argsort(axis=1)
         x = jnp.take_along_axis(patches, order[:, :seen, None], axis=1)
@@ -105,11 +106,11 @@ def normalised(patches: Array) -> tuple[Array, Array, Array]:
 
     Of the mean/std-normalised pixels; the variance is the unbiased one.
     """
-    pixels = (patches.reshape(*patches.shape[:2], -1, 3) - MEAN) / STD
-    pixels = pixels.reshape(patches.shape)
-    mean = pixels.mean(axis=-1, keepdims=True)
-    std = jnp.sqrt(pixels.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
-    return (pixels - mean) / std, mean, std
+    values = (patches.reshape(*patches.shape[:2], -1, 3) - MEAN) / STD
+    values = values.reshape(patches.shape)
+    mean = values.mean(axis=-1, keepdims=True)
+    std = jnp.sqrt(values.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
+    return (values - mean) / std, mean, std
 
 
 def pictures(x: Array, context: Masked, aux: Aux) -> dict[str, Array]:
@@ -121,7 +122,7 @@ def pictures(x: Array, context: Masked, aux: Aux) -> dict[str, Array]:
     patch = round((x.shape[-1] / 3) ** 0.5)
     seen = x.shape[1]
 
-    def pixels(normalised: Array) -> Array:
+    def in_pixels(normalised: Array) -> Array:
         values = normalised * context.std + context.mean
         values = values.reshape(*values.shape[:2], -1, 3) * STD + MEAN
         return jnp.clip(values.reshape(normalised.shape), 0, 1)
@@ -130,8 +131,8 @@ def pictures(x: Array, context: Masked, aux: Aux) -> dict[str, Array]:
     rows = jnp.pad(x, ((0, 0), (0, removed.shape[1] - seen), (0, 0)))
     rows = jnp.take_along_axis(rows, context.restore[..., None], axis=1)
     shown = {
-        "original": pixels(context.target),
+        "original": in_pixels(context.target),
         "input": jnp.where(removed, 0.5, rows),
-        "reconstruction": jnp.where(removed, pixels(aux["prediction"]), rows),
+        "reconstruction": jnp.where(removed, in_pixels(aux["prediction"]), rows),
     }
     return {name: unpatchify(patches, patch) for name, patches in shown.items()}

@@ -9,7 +9,7 @@ from jax import Array
 
 from adv_ssl.keys import named
 from adv_ssl.models.vit import ViT
-from adv_ssl.task import Batch, Prepared, Task
+from adv_ssl.task import Batch, Prepared, Task, pixels
 from adv_ssl.tasks import classifier
 
 TURNS = 4  # 0, 90, 180 and 270 degrees
@@ -32,7 +32,7 @@ def make(options: RotNet, encoder: ViT, classes: int) -> Task:
     del classes
 
     def prepare(batch: Batch, key: Array) -> Prepared:
-        images = batch["image"].astype(jnp.float32) / 255
+        images = pixels(batch)
         turns = jax.random.randint(named(key, "turns"), (len(images),), 0, TURNS)
         targets = classifier.smoothed(turns, TURNS, options.label_smoothing)
         return Prepared(rotated(images, turns), targets)

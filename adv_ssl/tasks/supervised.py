@@ -3,13 +3,12 @@
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jax import Array
 
 from adv_ssl.data.mixing import Erasing, Mixing, erase, mix
 from adv_ssl.keys import named
 from adv_ssl.models.vit import MEAN, STD, ViT
-from adv_ssl.task import Batch, Prepared, Task
+from adv_ssl.task import Batch, Prepared, Task, pixels
 from adv_ssl.tasks import classifier
 
 
@@ -31,7 +30,7 @@ def make(options: Supervised, encoder: ViT, classes: int) -> Task:
     """Cross-entropy to soft targets of erased, then mixed images (C-SUP, D11)."""
 
     def prepare(batch: Batch, key: Array) -> Prepared:
-        images = batch["image"].astype(jnp.float32) / 255
+        images = pixels(batch)
         targets = classifier.smoothed(batch["label"], classes, options.label_smoothing)
         if options.erasing:
             images = erase(images, named(key, "erasing"), MEAN, STD, options.erasing)
