@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from adv_ssl import evaluate, stage, tasks
+from adv_ssl import stage, tasks
 from adv_ssl.checkpoint import State
 from adv_ssl.config import AttackConfig, Config, Stage
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
+from adv_ssl.evaluation import scores
 from adv_ssl.figures import filter_components
 from adv_ssl.files import write_atomically
 from adv_ssl.keys import named
@@ -39,7 +40,7 @@ def classified(
     key = named(jax.random.key(config.seed), "evaluate")
     shown: dict[str, Any] = {}
     for kind, search in _kinds(attack).items():
-        _, x, said = evaluate.attacked(task, search, params, batch, key)
+        _, x, said = scores.attacked(task, search, params, batch, key)
         shown[f"{kind}_input"] = np.asarray(x)[first]
         shown[f"{kind}_prediction"] = np.asarray(said)[first]
     _save_arrays(

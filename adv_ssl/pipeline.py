@@ -14,12 +14,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from adv_ssl import checkpoint, evaluate, pictures, provenance, report, stage
+from adv_ssl import checkpoint, pictures, provenance, report, stage
 from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
+from adv_ssl.evaluation import scores
 from adv_ssl.files import held, read_json, write_json
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import PyTree
@@ -170,12 +171,12 @@ def _evaluate(
     """Scores a stage, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
     results = read_json(path, list) if path.exists() else []
-    task = evaluate.classifier(ViT(config.model), source.num_classes)
+    task = scores.classifier(ViT(config.model), source.num_classes)
     few, size = source.first(config.evaluate.attacked), config.model.image_size
     done = sum(record["stage"] == name for record in results)
     for attack in [None, *config.evaluate.make_attacks()][done:]:
         images = few if attack else source
-        score = evaluate.score(task, params, images, config.evaluate, size, attack, config.seed)
+        score = scores.score(task, params, images, config.evaluate, size, attack, config.seed)
         record = {
             "suite": "main",
             "dataset": f"{config.data.name} {config.evaluate.split}",
@@ -186,6 +187,6 @@ def _evaluate(
         }
         results.append(record)
         write_json(path, results)
-        _log.info(evaluate.sentence(record))
+        _log.info(scores.sentence(record))
     if name == "finetune":
         pictures.classified(config, task, params, source, workdir / "figures")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from adv_ssl import evaluate
 from adv_ssl.config import Evaluation
 from adv_ssl.data.sources import Source
+from adv_ssl.evaluation import scores
 from adv_ssl.models.vit import ViT
 
 CLASSES = 3
@@ -31,7 +31,7 @@ class Images:
 
 @pytest.fixture(scope="module")
 def setting():
-    task = evaluate.classifier(ViT(TINY), CLASSES)
+    task = scores.classifier(ViT(TINY), CLASSES)
     params = jax.jit(task.init)(jax.random.key(0))
     # A head that says something: random weights of a useful size.
     noise = np.random.default_rng(1).standard_normal((TINY.width, CLASSES)).astype(np.float32)
@@ -43,18 +43,18 @@ def options(batch_size, attacks=()):
     return Evaluation("test", 8, batch_size, attacks, 100, 2.5)
 
 
-def scores(setting, batch_size):
+def all_scores(setting, batch_size):
     task, params, source = setting
     made = options(batch_size, (("linf", 4 / 255, 3), ("l2", 0.5, 3)))
     attacks = [None, *made.make_attacks()]
-    return [evaluate.score(task, params, source, made, 8, attack, 0) for attack in attacks]
+    return [scores.score(task, params, source, made, 8, attack, 0) for attack in attacks]
 
 
 def test_the_batch_size_changes_nothing(setting):
     """23 images in batches of 5, 8 and 23: each counted once, each with its own noise."""
-    reference = scores(setting, 23)
+    reference = all_scores(setting, 23)
     for batch_size in (5, 8):
-        for ours, theirs in zip(scores(setting, batch_size), reference, strict=True):
+        for ours, theirs in zip(all_scores(setting, batch_size), reference, strict=True):
             assert ours["n"] == 23
             assert ours["value"] == theirs["value"]
 
@@ -64,12 +64,12 @@ def test_accuracy_is_counted_by_hand(setting):
     images = source.records.pixels.astype(np.float32) / 255
     logits = task.loss(params, images, jax.nn.one_hot(source.records.labels, CLASSES), None)[1]
     expected = (np.argmax(logits["logits"], -1) == source.records.labels).mean()
-    assert scores(setting, 8)[0]["value"] == expected
+    assert all_scores(setting, 8)[0]["value"] == expected
     assert 0 < expected < 1
 
 
 def test_an_attack_never_helps(setting):
-    clean, *attacked = scores(setting, 8)
+    clean, *attacked = all_scores(setting, 8)
     assert all(record["value"] <= clean["value"] for record in attacked)
     assert min(record["value"] for record in attacked) < clean["value"]
 
@@ -80,8 +80,8 @@ def test_an_image_is_attacked_alike_in_any_batch(setting):
     images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(4, np.int32), "index": np.arange(4, dtype=np.int32)}
     last = {key: value[3:] for key, value in batch.items()}
-    _, whole, _ = evaluate.attacked(task, attack, params, batch, jax.random.key(0))
-    _, alone, _ = evaluate.attacked(task, attack, params, last, jax.random.key(0))
+    _, whole, _ = scores.attacked(task, attack, params, batch, jax.random.key(0))
+    _, alone, _ = scores.attacked(task, attack, params, last, jax.random.key(0))
     np.testing.assert_allclose(whole[3], alone[0], atol=1e-5)
 
 
@@ -89,8 +89,8 @@ def test_the_attack_climbs_the_margin_also_where_the_model_is_sure():
     """A25. The cross-entropy of a sure model has no gradient in float32."""
     logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 500.0, -1.0], [1.0, 1.0, 4.0]])
     labels = jnp.array([0, 1, 1])
-    np.testing.assert_allclose(evaluate.margin(logits, labels), [-1.0, -500.0, 3.0])
-    gradient = jax.grad(lambda z: evaluate.margin(z, labels).sum())(logits)
+    np.testing.assert_allclose(scores.margin(logits, labels), [-1.0, -500.0, 3.0])
+    gradient = jax.grad(lambda z: scores.margin(z, labels).sum())(logits)
     np.testing.assert_array_equal(gradient, [[-1, 0, 1], [1, -1, 0], [0, -1, 1]])
 
 
@@ -105,4 +105,4 @@ def test_the_attack_climbs_the_margin_also_where_the_model_is_sure():
 )
 def test_the_interval_is_wilsons(correct, n, low, high):
     """Values by the closed form (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
-    np.testing.assert_allclose(evaluate.wilson(correct, n), [low, high], atol=1e-4)
+    np.testing.assert_allclose(scores.wilson(correct, n), [low, high], atol=1e-4)

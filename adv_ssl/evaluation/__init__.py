@@ -1,0 +1,1 @@
+"""What a classifier is worth: data sets, the rules they are scored by, attacks."""
