@@ -86,7 +86,7 @@ def train_batches(
 def eval_batches(
     source: Source, *, image_size: int, resize: int, batch_size: int, start: int = 0
 ) -> Iterator[Batch]:
-    """Every image from ``start`` on exactly once, in order; the last batch is filled up with zeros.
+    """Every image from ``start`` on exactly once, in order; the last one fills the last batch up.
 
     Args:
       source: the images.
@@ -96,8 +96,9 @@ def eval_batches(
       start: position of the first image in the source.
 
     Returns:
-      An iterator over ``{"image": uint8 [B, S, S, 3], "label": int32 [B], "mask": bool [B],
-      "index": int32 [B]}``: ``mask`` is false for filling, ``index`` the position in the source.
+      An iterator over ``{"image": uint8 [B, S, S, 3], "label": int32 [B] or as the source has it,
+      "mask": bool [B], "index": int32 [B]}``: ``mask`` is false for filling, ``index`` the position
+      in the source.
 
     Raises:
       UserError: at once, if ``resize`` is less than ``image_size``.
@@ -107,16 +108,13 @@ def eval_batches(
     images = len(source.records)
 
     def example(i: int) -> Batch:
-        image, label = np.zeros((image_size, image_size, 3), np.uint8), 0
-        if i < images:
-            record = source.records[i]
-            image = transforms.eval_crop(record["image"], resize, image_size)
-            label = record["label"]
+        index = min(i, images - 1)
+        record = source.records[index]
         return {
-            "image": image,
-            "label": np.int32(label),
+            "image": transforms.eval_crop(record["image"], resize, image_size),
+            "label": np.asarray(record["label"], np.int32),
             "mask": np.bool_(i < images),
-            "index": np.int32(i if i < images else 0),
+            "index": np.int32(index),
         }
 
     batch_size = min(batch_size, max(1, images - start))

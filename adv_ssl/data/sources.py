@@ -30,12 +30,15 @@ UNLABELLED = -1
 
 @dataclasses.dataclass(frozen=True)
 class Records(Sequence[dict[str, Any]]):
-    """``records[i]`` is ``{"image": uint8 [H, W, 3], "label": int}``; threads may read at once."""
+    """``records[i]`` is ``{"image": uint8 [H, W, 3], "label": int or an array of one shape}``.
+
+    Threads may read at once.
+    """
 
     what: str  # data set and split, for errors
     length: int
     num_classes: int  # 0: unlabelled, and every label is -1
-    read: Callable[[int], tuple[np.ndarray, int]]
+    read: Callable[[int], tuple[np.ndarray, Any]]
 
     def __len__(self) -> int:
         return self.length
@@ -49,12 +52,24 @@ class Records(Sequence[dict[str, Any]]):
         """
         index = range(self.length)[index]
         image, label = self.read(index)
-        if self.num_classes and not 0 <= label < self.num_classes:
+        label = label if np.ndim(label) else int(label)
+        if self.num_classes and np.ndim(label) == 0 and not 0 <= label < self.num_classes:
             raise UserError(
                 f"{self.what}: record {index} has label {label}, outside [0, {self.num_classes}): "
                 "use a labelled split, or repair the data set."
             )
-        return {"image": image, "label": int(label)}
+        return {"image": image, "label": label}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """How an example of a TFDS set becomes its label."""
+
+    feature: str  # whose names are the classes
+    read: Callable[[Mapping[str, Any]], Any]  # example -> int or an array of one shape
+
+
+LABEL = Labels("label", lambda example: example["label"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +86,14 @@ class Source:
         return dataclasses.replace(self, records=dataclasses.replace(self.records, length=length))
 
 
-def load(name: str, split: str, data_dir: str) -> Source:
+def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source:
     """Opens one split of a data set; no image is read yet.
 
     Args:
       name: ``digits``, ``folder:/path``, or a TFDS name such as ``cifar10:3.0.2``.
       split: a split of it or a slice of one, in TFDS's notation.
       data_dir: where TFDS keeps prepared sets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      labels: of a TFDS set.
 
     Raises:
       UserError: no such set, split or folder, or the set is not prepared for random access.
@@ -88,7 +104,7 @@ def load(name: str, split: str, data_dir: str) -> Source:
         return _digits(split)
     if name.startswith("folder:"):
         return _folder(name, split)
-    return _tfds(name, split, data_dir)
+    return _tfds(name, split, data_dir, labels)
 
 
 def _select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple[str, slice]]:
@@ -276,7 +292,7 @@ def decode(path: pathlib.Path) -> np.ndarray:
 # ---- TensorFlow Datasets --------------------------------------------------------------------
 
 
-def _tfds(name: str, split: str, data_dir: str) -> Source:
+def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
     """A set which TFDS has prepared as array_record, read without TensorFlow."""
     # Read now: TFDS itself looks at the variable only when it is imported
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -316,11 +332,10 @@ def _tfds(name: str, split: str, data_dir: str) -> Source:
         raise UserError(
             f"data set {name!r} has no image feature; it has {', '.join(features)}. Choose another."
         )
-    label = features.get("label")
-    if isinstance(label, tfds.features.ClassLabel):
-        names = tuple(label.names)
-    else:
-        label, names = None, ()
+    label = features.get(labels.feature)
+    if isinstance(label, tfds.features.Sequence):
+        label = label.feature
+    names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     examples = builder.as_data_source(split=split, file_format="array_record")
 
     def read(i: int) -> tuple[np.ndarray, int]:
@@ -334,6 +349,6 @@ def _tfds(name: str, split: str, data_dir: str) -> Source:
             ) from error
         image = example["image"][..., :3]  # no alpha
         rgb = np.broadcast_to(image, (*image.shape[:2], 3))  # grey, 1 channel, to 3
-        return np.ascontiguousarray(rgb), example["label"] if label else UNLABELLED
+        return np.ascontiguousarray(rgb), labels.read(example) if names else UNLABELLED
 
     return Source(Records(f"{name} {split}", len(examples), len(names), read), len(names), names)
