@@ -322,8 +322,8 @@ def _elastic_transform(
     """A random affine map, then a smooth random displacement of every pixel."""
     amount, sigma, shift = c
     height, width = x.shape[:2]
-    middle, arm = np.float32((width // 2, height // 2)), min(height, width) // 3
-    corners = np.stack([middle + arm, middle + (arm, -arm), middle - arm]).astype(np.float32)
+    arms = min(height, width) // 3 * np.array([(1, 1), (1, -1), (-1, -1)])
+    corners = (np.array([width // 2, height // 2]) + arms).astype(np.float32)
     moved = corners + rng.uniform(-shift, shift, corners.shape).astype(np.float32)
     affine = cv2.getAffineTransform(corners, moved)
     x = cv2.warpAffine(x, affine, (width, height), borderMode=cv2.BORDER_REFLECT_101)
