@@ -1,0 +1,250 @@
+"""How each variant of ImageNet turns logits into hits, and many scores into one (spec F).
+
+Images are rows: logits are [N, 1000], in the order of sorted WNIDs (F11). Where images are counted
+the result is a bool for each of them, or (hits, n), from which the interval is made.
+"""
+
+import csv
+import functools
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.special import softmax
+
+from adv_ssl.data.corruptions import SEVERITIES, TYPES
+from adv_ssl.errors import UserError
+
+Cell = tuple[str, int, float]  # type of corruption, severity, top-1 in [0, 1]
+
+# The rows of the paper's Figure 2, in its order
+VARIANTS = ("imagenet", "real", "v2", "a", "r", "sketch", "conflict", "c")
+# Mean error of AlexNet over the five severities of each type (hendrycks/robustness, ImageNet-C)
+ALEXNET_ERRORS = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "sum": np.sum}
+_LABELS = pathlib.Path(__file__).parent / "labels"
+
+
+# ---- one image ------------------------------------------------------------------------------
+
+
+def top1(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the largest logit is the label's: [N, C], [N] -> bool [N] (F: IN, V2, Sketch, C)."""
+    return logits.argmax(-1) == labels
+
+
+def restricted_top1(logits: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Top-1 among some classes only, as IN-A and IN-R are scored (F).
+
+    Args:
+      logits: [N, 1000].
+      labels: [N], each one of ``classes``: 0 to 999, not a position in the list.
+      classes: ``imagenet_a_classes()`` or ``imagenet_r_classes()``.
+
+    Returns:
+      bool [N].
+
+    Raises:
+      UserError: a label is none of the classes.
+    """
+    strange = np.setdiff1d(labels, classes)
+    if strange.size:
+        raise UserError(
+            f"label {strange[0]} is none of the {len(classes)} classes that are scored: labels are "
+            "ImageNet's, 0 to 999; use the list of classes of this data set."
+        )
+    return np.asarray(classes)[logits[:, classes].argmax(-1)] == labels
+
+
+def real_top1(logits: np.ndarray, label_sets: Sequence[Sequence[int]]) -> np.ndarray:
+    """ReaL: whether the largest logit is one of the image's labels (F).
+
+    Args:
+      logits: [N, 1000].
+      label_sets: of each image the labels that are right. Images without any are skipped.
+
+    Returns:
+      bool [M], of the M images that have a label.
+    """
+    predicted = logits.argmax(-1)
+    pairs = zip(predicted, label_sets, strict=True)
+    return np.array([guess in right for guess, right in pairs if len(right)], bool)
+
+
+# ---- cue conflict ---------------------------------------------------------------------------
+
+
+def conflict_decisions(logits: np.ndarray, aggregate: str = "mean") -> np.ndarray:
+    """The one of the 16 cue-conflict classes that an image is taken for (F).
+
+    Args:
+      logits: [N, 1000].
+      aggregate: of the probabilities of a class's ImageNet indices: "mean", or "sum", which
+        favours classes of many indices (F4).
+
+    Returns:
+      int [N], in the order of ``conflict_classes()``, which is alphabetical as TFDS's.
+
+    Raises:
+      UserError: another ``aggregate``.
+    """
+    if aggregate not in AGGREGATES:
+        raise UserError(f"aggregate={aggregate!r}: choose from {', '.join(AGGREGATES)}.")
+    probabilities = softmax(logits.astype(np.float64), axis=-1)
+    groups = [probabilities[:, indices] for indices in conflict_classes().values()]
+    return np.stack([AGGREGATES[aggregate](group, axis=-1) for group in groups], -1).argmax(-1)
+
+
+def conflict_counts(
+    decisions: np.ndarray, shapes: np.ndarray, textures: np.ndarray
+) -> dict[str, tuple[int, int]]:
+    """Hits and denominators of the cue-conflict images (F3).
+
+    An image is a conflict if its shape and its texture are of two classes: 1,200 of the 1,280.
+
+    Args:
+      decisions: [N], from ``conflict_decisions``.
+      shapes: [N] class of the shape, 0 to 15.
+      textures: [N] class of the texture.
+
+    Returns:
+      (hits, n) of each metric:
+        shape_top1: shape, of all images: the row of Figure 2.
+        shape_top1_conflict: shape, of conflict images.
+        shape_top1_conflict_of_all: shape of conflict images over all, as model-vs-human has it.
+        texture_top1_conflict: texture, of conflict images.
+        shape_bias: shape, of the conflict images taken for their shape or their texture: n may be
+          0, and then there is no bias.
+    """
+    conflict = shapes != textures
+    shape_hits, texture_hits = decisions == shapes, decisions == textures
+    n, conflicts = len(decisions), int(conflict.sum())
+    shape, texture = int((shape_hits & conflict).sum()), int((texture_hits & conflict).sum())
+    return {
+        "shape_top1": (int(shape_hits.sum()), n),
+        "shape_top1_conflict": (shape, conflicts),
+        "shape_top1_conflict_of_all": (shape, n),
+        "texture_top1_conflict": (texture, conflicts),
+        "shape_bias": (shape, shape + texture),
+    }
+
+
+# ---- many scores in one ---------------------------------------------------------------------
+
+
+def corruption_top1(cells: Iterable[Cell]) -> float:
+    """Mean top-1 over the 75 cells of IN-C, the row of Figure 2 (F: IN-C).
+
+    Raises:
+      UserError: a cell is missing, is there twice, is unknown or is no share.
+    """
+    return float(np.mean(list(_all_cells(cells).values())))
+
+
+def corruption_mce(cells: Iterable[Cell]) -> float:
+    """Mean corruption error: each type's error over AlexNet's, averaged; 1 is AlexNet (F2).
+
+    Raises:
+      UserError: as ``corruption_top1``.
+    """
+    scores = _all_cells(cells)
+    ratios = [
+        np.mean([1 - scores[name, severity] for severity in SEVERITIES]) / ALEXNET_ERRORS[name]
+        for name in TYPES
+    ]
+    return float(np.mean(ratios))
+
+
+def _all_cells(cells: Iterable[Cell]) -> dict[tuple[str, int], float]:
+    """The score of each (type, severity), each exactly once."""
+    given = list(cells)
+    wanted = [(name, severity) for name in TYPES for severity in SEVERITIES]
+    counts = Counter((name, severity) for name, severity, _ in given)
+    for problem, keys in (
+        ("missing", [key for key in wanted if key not in counts]),
+        ("given twice", [key for key, count in counts.items() if count > 1]),
+        ("unknown", [key for key in counts if key not in wanted]),
+    ):
+        if keys:
+            name, severity = keys[0]
+            raise UserError(
+                f"corruption {name} at severity {severity} is {problem} ({len(keys)} such): the "
+                f"mean is over {len(TYPES)} types at severities 1 to 5; score each of them once."
+            )
+    return {(name, severity): _share(f"{name} {severity}", s) for name, severity, s in given}
+
+
+def variants_mean(scores: Mapping[str, float]) -> float:
+    """Unweighted mean of the eight rows of Figure 2, ImageNet among them (F5).
+
+    Args:
+      scores: top-1 in [0, 1] of each of ``VARIANTS``.
+
+    Raises:
+      UserError: a row is missing, unknown or no share.
+    """
+    missing = [name for name in VARIANTS if name not in scores]
+    unknown = [name for name in scores if name not in VARIANTS]
+    if missing or unknown:
+        wrong = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"
+        raise UserError(
+            f"mean over variants: {wrong}; it is over all of {', '.join(VARIANTS)}: score each."
+        )
+    return float(np.mean([_share(name, scores[name]) for name in VARIANTS]))
+
+
+def _share(what: str, value: float) -> float:
+    if not 0 <= value <= 1:  # nan neither
+        raise UserError(f"top-1 of {what} is {value}: a share is in [0, 1]; score it again.")
+    return value
+
+
+# ---- class lists ----------------------------------------------------------------------------
+
+
+@functools.cache
+def imagenet_a_classes() -> tuple[int, ...]:
+    """The 200 ImageNet indices of ImageNet-A, ascending (Hendrycks' eval.py; F)."""
+    return _indices("imagenet_a_indices.csv")
+
+
+@functools.cache
+def imagenet_r_classes() -> tuple[int, ...]:
+    """The 200 ImageNet indices of ImageNet-R, ascending (Hendrycks' eval.py; F)."""
+    return _indices("imagenet_r_indices.csv")
+
+
+@functools.cache
+def conflict_classes() -> dict[str, tuple[int, ...]]:
+    """The 16 cue-conflict classes and their 207 ImageNet indices (texture-vs-shape; F)."""
+    classes: dict[str, tuple[int, ...]] = {}
+    for row in _rows("conflict_16_classes.csv"):
+        name = row["class_name"]
+        classes[name] = (*classes.get(name, ()), int(row["imagenet_index"]))
+    return classes
+
+
+def _indices(name: str) -> tuple[int, ...]:
+    return tuple(int(row["imagenet_index"]) for row in _rows(name))
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with (_LABELS / name).open(newline="") as file:
+        return list(csv.DictReader(file))

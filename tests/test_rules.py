@@ -1,0 +1,272 @@
+"""The rules of scoring, by answers worked out by hand and by the numbers the paper prints."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from adv_ssl import rules
+from adv_ssl.data.corruptions import TYPES
+from adv_ssl.errors import UserError
+
+
+def logits_for(*tops: dict[int, float]) -> np.ndarray:
+    """[N, 1000], all -9 but what is given: {class: logit} of each image."""
+    logits = np.full((len(tops), 1000), -9, np.float32)
+    for row, top in zip(logits, tops, strict=True):
+        row[list(top)] = list(top.values())
+    return logits
+
+
+# ---- one image ------------------------------------------------------------------------------
+
+
+def test_top1_is_the_largest_logit():
+    hits = rules.top1(np.array([[0, 2, 1], [3, 2, 1], [0, 0, -1]]), np.array([1, 1, 0]))
+    np.testing.assert_array_equal(hits, [True, False, True])
+
+
+def test_restricted_top1_sees_the_classes_of_the_set_alone():
+    # 5 is no class of ImageNet-A; 6 and 11 are its first two.
+    logits = logits_for({5: 4, 6: 2, 11: 1}, {5: 4, 6: 1, 11: 2}, {988: 1})
+    labels = np.array([6, 6, 988])
+    classes = rules.imagenet_a_classes()
+    np.testing.assert_array_equal(rules.top1(logits, labels), [False, False, True])
+    hits = rules.restricted_top1(logits, labels, classes)
+    np.testing.assert_array_equal(hits, [True, False, True])
+
+
+def test_a_label_outside_the_restricted_classes_is_refused():
+    logits = logits_for({1: 1})
+    assert rules.restricted_top1(logits, np.array([1]), rules.imagenet_r_classes()).all()
+    with pytest.raises(UserError, match=r"^label 1 is none of the 200 classes .*this data set\.$"):
+        rules.restricted_top1(logits, np.array([1]), rules.imagenet_a_classes())
+
+
+def test_real_takes_any_of_the_labels_and_skips_images_without():
+    logits = logits_for({3: 1}, {4: 1}, {3: 1}, {5: 1})
+    hits = rules.real_top1(logits, [[3], [3, 4], [], [1, 2]])
+    np.testing.assert_array_equal(hits, [True, True, False])
+    assert hits.dtype == bool
+    assert rules.real_top1(logits, [np.array([], int)] * 4).shape == (0,)
+
+
+def test_real_needs_the_labels_of_every_image():
+    with pytest.raises(ValueError, match="shorter"):
+        rules.real_top1(logits_for({3: 1}, {4: 1}), [[3]])
+
+
+# ---- class lists ----------------------------------------------------------------------------
+
+
+def test_the_class_lists_are_those_of_the_data_sets():
+    a, r = rules.imagenet_a_classes(), rules.imagenet_r_classes()
+    for classes in (a, r):
+        assert len(set(classes)) == 200
+        assert list(classes) == sorted(classes)
+        assert 0 <= min(classes) <= max(classes) <= 999
+    assert len(set(a) & set(r)) == 86
+    assert a[:3] == (6, 11, 13)
+    assert r[:3] == (1, 2, 4)
+    conflict = rules.conflict_classes()
+    assert tuple(conflict) == (
+        "airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat", "chair", "clock",
+        "dog", "elephant", "keyboard", "knife", "oven", "truck",
+    )  # fmt: skip
+    indices = list(itertools.chain(*conflict.values()))
+    assert len(indices) == len(set(indices)) == 207
+    assert conflict["airplane"] == (404,)
+    assert conflict["bear"] == (294, 295, 296, 297)
+    assert conflict["bicycle"] == (444, 671)
+
+
+def test_the_lists_give_each_index_one_wnid_and_in_their_order():
+    wnids = {}
+    for name in ("imagenet_a_indices", "imagenet_r_indices", "conflict_16_classes"):
+        for row in rules._rows(f"{name}.csv"):
+            index, wnid = int(row["imagenet_index"]), row["wnid"]
+            assert wnids.setdefault(index, wnid) == wnid
+    assert [wnids[index] for index in sorted(wnids)] == sorted(wnids.values())  # F11
+
+
+def test_conflict_classes_are_those_which_the_real_set_names(real_data):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    source = tfds.data_source("geirhos_conflict_stimuli", split="test", data_dir=real_data)
+    named = list(rules.conflict_classes().values())
+    for i in range(0, len(source), 10):
+        example = source[i]
+        for cue in ("shape", "texture"):
+            expected = named[int(example[f"{cue}_label"])]
+            assert sorted(example[f"{cue}_imagenet_labels"]) == list(expected)
+
+
+# ---- cue conflict ---------------------------------------------------------------------------
+
+
+def test_a_conflict_class_has_the_mean_probability_of_its_indices():
+    # Airplane has one index, bear four: 0.3 against 0.1 each on the mean, against 0.4 in the sum.
+    with np.errstate(divide="ignore"):
+        probabilities = np.zeros((1, 1000))
+        probabilities[0, [404, 294, 295, 296, 297]] = 0.3, 0.1, 0.1, 0.1, 0.1
+        probabilities[0, 0] = 0.3  # of none of the 16 classes: a tench
+        logits = np.log(probabilities).astype(np.float32)
+    assert rules.conflict_decisions(logits).tolist() == [0]
+    assert rules.conflict_decisions(logits, "sum").tolist() == [1]
+    # The mean is of probabilities, not of logits: one sure bear among four is a bear.
+    sure = logits_for({294: 9, 404: 7})
+    assert sure[0, [294, 295, 296, 297]].mean() < sure[0, 404]
+    assert rules.conflict_decisions(sure).tolist() == [1]
+
+
+def test_another_aggregate_is_refused():
+    with pytest.raises(UserError, match=r"^aggregate='max': choose from mean, sum\.$"):
+        rules.conflict_decisions(logits_for({0: 1}), "max")
+
+
+def test_conflict_counts_of_ten_images():
+    shapes = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3])
+    textures = np.array([1, 1, 2, 1, 0, 2, 0, 1, 1, 0])  # images 3 and 5 are of one class
+    decisions = np.array([0, 1, 5, 1, 1, 7, 0, 3, 1, 3])
+    assert rules.conflict_counts(decisions, shapes, textures) == {
+        "shape_top1": (5, 10),  # images 0, 3, 4, 7, 9
+        "shape_top1_conflict": (4, 8),
+        "shape_top1_conflict_of_all": (4, 10),
+        "texture_top1_conflict": (3, 8),  # images 1, 6, 8
+        "shape_bias": (4, 7),
+    }
+
+
+def test_a_model_that_sees_neither_cue_has_no_shape_bias():
+    counts = rules.conflict_counts(np.array([5, 6]), np.array([0, 1]), np.array([1, 0]))
+    assert counts["shape_bias"] == (0, 0)
+    assert counts["shape_top1"] == (0, 2)
+
+
+# ---- corruptions ----------------------------------------------------------------------------
+
+
+def cells(score) -> list[tuple[str, int, float]]:
+    return [(name, s, score(name, s)) for name in TYPES for s in range(1, 6)]
+
+
+def test_corruption_top1_is_the_mean_over_the_cells_in_any_order():
+    given = cells(lambda name, severity: severity / 10 + (name == "snow") * 0.3)
+    expected = 0.3 + 0.3 / 15
+    assert rules.corruption_top1(given) == pytest.approx(expected)
+    assert rules.corruption_top1(iter(given[::-1])) == pytest.approx(expected)
+
+
+def test_alexnet_is_the_unit_of_mce():
+    assert tuple(rules.ALEXNET_ERRORS) == TYPES
+    assert np.mean(list(rules.ALEXNET_ERRORS.values())) == pytest.approx(0.789, abs=5e-4)  # F2
+    alexnet = cells(lambda name, severity: 1 - rules.ALEXNET_ERRORS[name])
+    assert rules.corruption_mce(alexnet) == pytest.approx(1)
+    # Each type weighs the same, whatever its error; each severity within it, too.
+    mixed = cells(
+        lambda name, s: 1 - rules.ALEXNET_ERRORS[name] * (s / 3 if name == "brightness" else 0.5)
+    )
+    assert rules.corruption_mce(mixed) == pytest.approx((14 * 0.5 + 1) / 15)
+
+
+def test_mce_of_a_uniform_model():
+    inverse = np.mean([1 / error for error in rules.ALEXNET_ERRORS.values()])
+    assert rules.corruption_mce(cells(lambda name, s: 0.6)) == pytest.approx(0.4 * inverse)
+
+
+@pytest.mark.parametrize("rule", [rules.corruption_top1, rules.corruption_mce])
+def test_every_cell_counts_once(rule):
+    given = cells(lambda name, severity: 0.5)
+    for wrong, words in (
+        (given[:-1], "corruption jpeg_compression at severity 5 is missing (1 such)"),
+        ([], "corruption gaussian_noise at severity 1 is missing (75 such)"),
+        ([*given, given[7]], "corruption shot_noise at severity 3 is given twice (1 such)"),
+        ([*given, ("spatter", 1, 0.5)], "corruption spatter at severity 1 is unknown (1 such)"),
+        ([("fog", 1, 63.5) if c[:2] == ("fog", 1) else c for c in given], "top-1 of fog 1 is 63.5"),
+        (
+            [("fog", 1, np.nan) if c[:2] == ("fog", 1) else c for c in given],
+            "top-1 of fog 1 is nan",
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            rule(wrong)
+        assert str(error.value).startswith(words)
+        assert "\n" not in str(error.value)
+
+
+# ---- the mean over variants -----------------------------------------------------------------
+
+# Figure 2 in percent: sup, rotnet, mae and byol; nominal, L-inf, L2. Rows are rules.VARIANTS.
+FIGURE_2 = {
+    "nominal": (
+        (82.6, 81.6, 82.5, 82.1),
+        (87.3, 86.8, 87.6, 87.1),
+        (71.4, 70.6, 71.8, 71.3),
+        (28.0, 23.9, 29.1, 27.6),
+        (48.0, 46.0, 48.4, 46.1),
+        (34.4, 32.6, 34.4, 33.2),
+        (30.4, 28.4, 30.6, 28.3),
+        (64.5, 61.8, 63.5, 62.6),
+    ),
+    "linf": (
+        (82.9, 82.0, 82.8, 82.8),
+        (87.5, 87.0, 87.8, 87.5),
+        (71.9, 71.4, 72.6, 72.4),
+        (33.9, 27.1, 32.0, 32.1),
+        (48.5, 49.6, 49.2, 50.1),
+        (35.8, 36.0, 35.6, 36.6),
+        (35.4, 38.4, 31.2, 39.5),
+        (64.9, 62.5, 63.9, 65.5),
+    ),
+    "l2": (
+        (82.9, 81.6, 83.2, 82.9),
+        (87.5, 86.8, 88.1, 87.7),
+        (72.7, 70.7, 73.5, 72.6),
+        (32.4, 24.3, 33.4, 32.4),
+        (48.5, 48.7, 49.8, 50.2),
+        (34.9, 35.8, 36.6, 36.3),
+        (30.8, 39.1, 31.7, 39.2),
+        (64.6, 63.2, 64.2, 66.1),
+    ),
+}
+MEANS = {  # F6
+    "nominal": (55.825, 53.963, 55.988, 54.788),
+    "linf": (57.600, 56.750, 56.888, 58.313),
+    "l2": (56.788, 56.275, 57.563, 58.425),
+}
+
+
+def figure_2_mean(attack: str, method: int) -> float:
+    rows = {
+        name: row[method] / 100 for name, row in zip(rules.VARIANTS, FIGURE_2[attack], strict=True)
+    }
+    return 100 * rules.variants_mean(rows)
+
+
+def test_the_mean_over_variants_is_that_of_the_paper():
+    for attack, means in MEANS.items():
+        for method, mean in enumerate(means):
+            assert figure_2_mean(attack, method) == pytest.approx(mean, abs=6e-4)
+    rotnet, mae, byol = 1, 2, 3
+    # What the paper prints of them (F5): 3.64, 0.67 and 1.68, within the rounding of its cells
+    gains = (
+        figure_2_mean("l2", byol) - figure_2_mean("nominal", byol),
+        figure_2_mean("l2", mae) - figure_2_mean("linf", mae),
+        figure_2_mean("l2", byol) - figure_2_mean("linf", rotnet),
+    )
+    np.testing.assert_allclose(gains, (3.64, 0.67, 1.68), atol=0.006)
+
+
+def test_the_mean_over_variants_refuses_a_missing_or_strange_row():
+    rows = dict.fromkeys(rules.VARIANTS, 0.5)
+    assert rules.variants_mean(rows) == 0.5
+    for change, words in (
+        ({"c": None, "real": None}, "mean over variants: real, c missing"),
+        ({"d": 0.5}, "mean over variants: d unknown"),
+        ({"v2": 71.4}, "top-1 of v2 is 71.4: a share is in [0, 1]"),
+        ({"v2": float("nan")}, "top-1 of v2 is nan"),
+    ):
+        wrong = {name: value for name, value in (rows | change).items() if value is not None}
+        with pytest.raises(UserError) as error:
+            rules.variants_mean(wrong)
+        assert str(error.value).startswith(words)
+        assert "\n" not in str(error.value)
