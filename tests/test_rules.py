@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from adv_ssl import rules
+from adv_ssl.evaluation import rules
 from adv_ssl.data.corruptions import TYPES
 from adv_ssl.errors import UserError
 

@@ -39,7 +39,7 @@ ALEXNET_ERRORS = {
     "jpeg_compression": 0.606500,
 }
 AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "sum": np.sum}
-_LABELS = pathlib.Path(__file__).parent / "labels"
+_LABELS = pathlib.Path(__file__).parents[1] / "labels"
 
 
 # ---- one image ------------------------------------------------------------------------------
