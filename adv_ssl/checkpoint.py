@@ -90,6 +90,10 @@ class Checkpoints:
         """The newest parameters, whatever the task was."""
         return self._read(params=ocp.args.StandardRestore())["params"]
 
+    def architecture(self) -> Architecture:
+        """Of the encoder in the newest checkpoint."""
+        return Architecture(**self._read(model=ocp.args.JsonRestore())["model"])
+
     def check(self, model: Architecture) -> None:
         """UserError if there is no whole checkpoint, or one of another architecture."""
         theirs = self._read(model=ocp.args.JsonRestore())["model"]

@@ -21,3 +21,17 @@ def test_a_golden_file_is_what_its_script_makes(name, monkeypatch):
         assert set(made) == set(golden.files)
         for key, value in made.items():
             np.testing.assert_allclose(value, golden[key], rtol=1e-5, atol=1e-7, err_msg=key)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+def test_files_of_weights_are_what_their_script_makes(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("timm")
+    monkeypatch.syspath_prepend(GOLDEN)
+    script = importlib.import_module("make_weights")
+    script.make(tmp_path)
+    made, golden = script.contents(tmp_path), script.contents(GOLDEN / "weights")
+    assert set(made) == set(golden)
+    for key, value in made.items():
+        np.testing.assert_array_equal(value, golden[key], err_msg=key)

@@ -1,0 +1,95 @@
+"""Foreign weights in, ours out.
+
+python -m adv_ssl.weights import PATH --workdir=DIR
+    A .pth of MAE or timm, a .safetensors of timm, an .npz of Google's ViT or big_vision, or what
+    export wrote. Then --config.weights=DIR starts from it; DIR/import.json is the full report.
+python -m adv_ssl.weights export CHECKPOINT_FOLDER PATH
+    A stage of a run, to a .safetensors (encoder and classifier, by timm's names) or an .npz (all
+    parameters, by ours).
+
+Exit codes: 0 done; 2 a mistake, told in one line.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import absl.logging
+from absl import app, flags
+
+from adv_ssl.errors import UserError
+from adv_ssl.weights import transfer
+from adv_ssl.weights.layouts import Row
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "import: folder for the checkpoint, a new one.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "import: pixels a side that position embeddings are made to fit."
+)
+_HEADS = flags.DEFINE_integer("heads", None, "import: attention heads, if not width / 64.")
+_MEAN = flags.DEFINE_list("mean", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
+_STD = flags.DEFINE_list("std", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
+_USAGE = "import PATH --workdir=DIR, or export CHECKPOINT_FOLDER PATH"
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the command line; a mistake in it is told in one line."""
+    flags.FLAGS.set_gnu_getopt(True)  # options may stand behind the words
+    try:
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        _leave(" ".join(str(error).split()))
+
+
+def _leave(message: str) -> NoReturn:
+    print(f"adv_ssl: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _options() -> transfer.Options:
+    def numbers(name: str, words: list[str] | None) -> tuple[float, ...] | None:
+        try:
+            return None if words is None else tuple(float(word) for word in words)
+        except ValueError:
+            raise UserError(f"--{name}={','.join(words or [])}: expected numbers.") from None
+
+    mean, std = numbers("mean", _MEAN.value), numbers("std", _STD.value)
+    return transfer.Options(_IMAGE_SIZE.value, _HEADS.value, mean, std)
+
+
+def _import(path: pathlib.Path) -> None:
+    if not _WORKDIR.value:
+        raise UserError("import needs --workdir=DIR, a new folder for the checkpoint.")
+    workdir = pathlib.Path(_WORKDIR.value)
+    report = transfer.import_weights(path, workdir, _options())
+    print("\n".join(transfer.summary([Row(**row) for row in report["parameters"]])))
+    print(f"architecture {report['architecture']}, classes {report['classes']}")
+    print("\n".join(f"note: {note}" for note in report["notes"]))
+    print(f"self-test {report['self_test']}")
+    print(f"{workdir}: for --config.weights={workdir}; the report is {workdir / 'import.json'}")
+
+
+def _export(folder: pathlib.Path, path: pathlib.Path) -> None:
+    if _WORKDIR.value or transfer.Options() != _options():
+        raise UserError(f"export takes no options: {_USAGE}.")
+    print("\n".join(transfer.summary(transfer.export_weights(folder, path))))
+    print(path)
+
+
+def _main(argv: Sequence[str]) -> None:
+    absl.logging.set_verbosity(absl.logging.FATAL)  # of the libraries; errors are raised as well
+    paths = [pathlib.Path(word) for word in argv[2:]]
+    try:
+        match argv[1:2], paths:
+            case ["import"], [path]:
+                _import(path)
+            case ["export"], [folder, path]:
+                _export(folder, path)
+            case _:
+                raise UserError(f"{' '.join(argv[1:]) or 'nothing'}: expected {_USAGE}.")
+    except UserError as error:
+        _leave(str(error))
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=_parse_flags)

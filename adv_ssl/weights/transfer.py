@@ -1,0 +1,235 @@
+"""The two commands: a file of weights into a checkpoint, a checkpoint into a file of weights."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import adv_ssl
+from adv_ssl.checkpoint import Checkpoints, State
+from adv_ssl.errors import UserError
+from adv_ssl.files import held, read_json, write_json
+from adv_ssl.models.vit import MEAN, STD, Architecture, sincos_table
+from adv_ssl.weights import files, fit, layouts, selftest
+from adv_ssl.weights.layouts import Converted, Row
+
+_HALF = (0.5, 0.5, 0.5)  # mean and std of Google's releases
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a file of weights does not tell; None: what it says itself, or what is usual."""
+
+    image_size: int | None = None  # pixels a side that positions are to be for
+    heads: int | None = None
+    mean: tuple[float, ...] | None = None  # of pixels in [0, 1], red, green, blue
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None:
+                _rgb(f"--{name}", value)
+        for name in ("image_size", "heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name}={value}: must be 1 or more.")
+
+
+def import_weights(
+    path: pathlib.Path, workdir: pathlib.Path, options: Options = Options()
+) -> dict[str, Any]:
+    """Writes the encoder in ``path``, and its classifier if ours can be it, as a checkpoint.
+
+    ``workdir`` is then what ``config.weights`` names. Returns the report of import.json: what
+    became of every array of the file, and every parameter of ours that it has not.
+
+    Raises:
+      UserError: the file is none, damaged, unsafe, or not of our architecture; or workdir is taken.
+    """
+    raw = files.read(path)
+    stated = _stated_beside(path)
+    try:
+        made, architecture, report = _fitted(raw, stated, options)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    report = {"source": path.name, "sha256": _sha256(path)} | report
+    report["parameters"] = [row._asdict() for row in made.rows]
+    with held(workdir), Checkpoints(workdir / "checkpoints", architecture) as checkpoints:
+        if checkpoints.latest() is not None:
+            raise UserError(f"{workdir} has checkpoints already: choose another --workdir.")
+        params = unflatten_dict(made.params, sep="/")
+        checkpoints.save(State(jnp.int32(0), params, None, None, jnp.int32(0)), wait=True)
+        write_json(workdir / "import.json", report)
+    return report
+
+
+def _fitted(
+    raw: files.Raw, stated: dict[str, Any], options: Options
+) -> tuple[Converted, Architecture, dict[str, Any]]:
+    """A file's arrays as parameters of ours, their architecture, and the head of the report."""
+    made = layouts.convert(raw.arrays)
+    if stated.get("global_pool", "avg") != "avg":
+        layouts.drop_head(made, f"pools by {stated['global_pool']!r} there, by the mean here")
+    old = _architecture(raw.manifest, made, options)
+    if made.google:
+        fit.compute_positions(made, old)
+    missing = fit.check(made.params, old, made.optional)
+    tested = "none: the file stores no outputs"
+    if raw.manifest:
+        tested = selftest.check(old, made.params, raw.manifest.get("outputs"))
+    mean, std = _normalisation(raw.manifest or stated, made, options)
+    fit.fold_normalisation(made, mean, std)
+    architecture = dataclasses.replace(old, image_size=options.image_size or old.image_size)
+    fit.resize_positions(made, old, architecture.image_size)
+    made.rows += missing
+    head = made.params.get("head/kernel")
+    report = {
+        "architecture": dataclasses.asdict(architecture),
+        "classes": None if head is None else head.shape[1],
+        "task": raw.manifest.get("task"),
+        "mean": [float(v) for v in mean],
+        "std": [float(v) for v in std],
+        "self_test": tested,
+        "notes": made.notes,
+    }
+    return made, architecture, report
+
+
+def _architecture(manifest: dict[str, Any], made: Converted, options: Options) -> Architecture:
+    """The encoder's shape as the file states it, or as its arrays tell it."""
+    if manifest:
+        try:
+            shape = {f.name: int(manifest["architecture"][f.name]) for f in _FIELDS}
+        except (KeyError, TypeError, ValueError):
+            raise UserError("its architecture is damaged: export the weights again.") from None
+        stated = Architecture(**shape)
+    known = stated.heads if manifest else made.heads
+    if known and options.heads and known != options.heads:
+        raise UserError(f"--heads={options.heads}: the file says {known}; leave the option out.")
+    if manifest:
+        return stated
+    heads = known or options.heads
+    found = fit.architecture_of(made.params, heads, options.image_size)
+    if not heads:
+        made.notes.append(f"{found.heads} heads: assumed, one for each {fit.HEAD_WIDTH} of width")
+    return found
+
+
+_FIELDS = dataclasses.fields(Architecture)
+
+
+def _normalisation(
+    stated: dict[str, Any], made: Converted, options: Options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std that the file's encoder expects: by option, as stated, or as usual."""
+    usual = {"mean": _HALF, "std": _HALF} if made.google else {"mean": MEAN, "std": STD}
+    values = []
+    for name, default in usual.items():
+        value = getattr(options, name) or stated.get(name)
+        if value is None:
+            value = default
+            made.notes.append(f"{name} of pixels {', '.join(f'{v:g}' for v in value)}: assumed")
+        values.append(_rgb(f"its {name}", value))
+    return values[0], values[1]
+
+
+def _rgb(name: str, value: Any) -> np.ndarray:
+    """A mean or deviation of each channel. UserError: it cannot be one of pixels in [0, 1]."""
+    try:
+        array = np.asarray(value, np.float32)
+        valid = array.shape == (3,) and array.min() >= 0 and array.max() <= 1
+    except (TypeError, ValueError):
+        valid = False
+    if not valid or ("std" in name and array.min() == 0):
+        raise UserError(
+            f"{name}={value!r}: expected one number for red, green and blue, in units of pixels "
+            "in [0, 1] (0.485,0.456,0.406; not 123.7,116.3,103.5)."
+        )
+    return array
+
+
+def _stated_beside(path: pathlib.Path) -> dict[str, Any]:
+    """What the config.json beside a file of timm's hub says of pixels and pooling."""
+    beside = path.with_name("config.json")
+    content: Any = read_json(beside) if beside.is_file() else None
+    config: Any = content.get("pretrained_cfg") if isinstance(content, dict) else None
+    if not isinstance(config, dict):
+        return {}
+    stated: dict[str, Any] = config | content
+    return {name: stated[name] for name in ("mean", "std", "global_pool") if name in stated}
+
+
+def export_weights(folder: pathlib.Path, path: pathlib.Path) -> list[Row]:
+    """Writes the newest parameters of the stage in ``folder`` to ``path``.
+
+    A .safetensors has the encoder and classifier by timm's names, an .npz everything by ours.
+
+    Raises:
+      UserError: there is no whole checkpoint, the suffix is another one, or the disk is full.
+    """
+    if path.suffix not in (".safetensors", ".npz"):
+        raise UserError(f"{path}: its name must end in .safetensors (timm's names) or .npz (ours).")
+    inner = folder / "checkpoints"
+    with Checkpoints(inner if inner.is_dir() else folder) as checkpoints:
+        architecture = checkpoints.architecture()
+        params = {
+            name: np.asarray(array)
+            for name, array in flatten_dict(checkpoints.params(), sep="/").items()
+        }
+        step = checkpoints.latest()
+        source = checkpoints.folder / str(step)
+    stage = source.parent.parent
+    manifest = {
+        "adv_ssl": adv_ssl.__version__,
+        "architecture": dataclasses.asdict(architecture),
+        "task": _task(stage),
+        "stage": stage.name,
+        "step": step,
+        "sha256": _sha256(source),
+        "mean": MEAN.tolist(),
+        "std": STD.tolist(),
+        "outputs": selftest.outputs(architecture, params),
+    }
+    rows = [Row(name, name, "used") for name in params]
+    arrays = params
+    if path.suffix == ".safetensors":
+        table = sincos_table(architecture.grid, architecture.width)[None]  # if it is none to learn
+        arrays, rows = layouts.to_timm({fit.POSITIONS: table} | params, architecture.patch)
+    files.write(path, arrays, manifest)
+    return rows
+
+
+def _task(stage: pathlib.Path) -> str | None:
+    """The task of a stage of a run, which the run's configuration names."""
+    path = stage.parent / "config.json"
+    options = read_json(path).get(stage.name) if path.is_file() else None
+    return options["task"]["name"] if options else None
+
+
+def _sha256(path: pathlib.Path) -> str:
+    """Of a file, or of all files in a folder with their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(f"{inner.relative_to(path)} {_sha256(inner)}\n".encode())
+    return total.hexdigest()
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """The rows as lines: those with the same fate in one, with two of their names."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.status, row.how), []).append(row.source or row.target)
+    lines = []
+    for (status, how), names in groups.items():
+        shown = ", ".join(names[:2]) + ", ..." * (len(names) > 2)
+        lines.append(f"{status:>10} {len(names):4d}  {shown}" + f": {how}" * bool(how))
+    return lines
