@@ -114,8 +114,8 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], manifest: dict[s
             if path.suffix == ".npz":
                 entries: Any = whole | {MANIFEST: np.array(json.dumps(manifest))}
                 np.savez(file, **entries)
-            else:  # "format" is what torch's readers look for
-                file.write(save(whole, {"format": "pt", MANIFEST: json.dumps(manifest)}))
+            else:  # with a second entry the bytes would change from one time to the next
+                file.write(save(whole, {MANIFEST: json.dumps(manifest)}))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}): choose another place.") from None

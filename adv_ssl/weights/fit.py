@@ -26,6 +26,7 @@ def architecture_of(params: Arrays, heads: int | None, image_size: int | None) -
     Raises:
       UserError: a block or another part that tells a size is missing, or is not square.
     """
+    depth = _depth(params)
     kernel, fc1 = (_needed(params, f"encoder/{name}/kernel") for name in _TELLING)
     patch = math.isqrt(kernel.shape[0] // 3)
     if kernel.shape[0] != 3 * patch**2:
@@ -43,7 +44,7 @@ def architecture_of(params: Arrays, heads: int | None, image_size: int | None) -
             "it has no position embedding, so that its image size is unknown: "
             "give the one it was trained at as --image_size."
         )
-    width, depth, mlp = kernel.shape[1], _depth(params), fc1.shape[1]
+    width, mlp = kernel.shape[1], fc1.shape[1]
     if heads is None and width % HEAD_WIDTH:
         raise UserError(
             f"the number of heads is unknown: width {width} is not a multiple of {HEAD_WIDTH}, "
