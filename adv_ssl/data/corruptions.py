@@ -1,9 +1,10 @@
 """The fifteen corruptions of ImageNet-C and CIFAR-10-C, made on the fly for images of any size.
 
 Operations and severities are those of Hendrycks and Dietterich (2019), as released in
-hendrycks/robustness, ImageNet-C/create_c: ``make_imagenet_c.py`` and ``make_cifar_c.py``. Written
-anew, because no package has both tables, a generator of its own for each image, and needs neither
-ImageMagick, TensorFlow nor a second OpenCV. Where it differs from the release:
+hendrycks/robustness, ImageNet-C/create_c: ``make_imagenet_c.py`` and ``make_cifar_c.py``. OpenCV,
+Pillow and numpy do the work. No package of corruptions fits: imagecorruptions and its forks have
+ImageNet's severities alone, numpy's global generator and a second OpenCV; TFDS's functions call
+ImageMagick and loop over pixels. Where this differs from the release:
 
 - frost: the release blends in crops of photographs of unknown licence. Here the frost is
   **procedural**: needles of ice with the colour and contrast of those photographs. Scores under
@@ -261,14 +262,18 @@ def _needles(shape: tuple[int, ...], length: int, rng: np.random.Generator) -> n
     """A texture of mean 0 and deviation 1: patches of needles, all of a patch in one direction."""
     directions = 6
     height, width = (size + 2 * length for size in shape)  # the rim of the blurs is cut off
-    noise = rng.normal(size=(2, height, width, directions)).astype(np.float32)
-    patches = _gaussian_blur(noise[0], length / 3, 3, cv2.BORDER_REFLECT)
-    grains = noise[1] + 3 * _gaussian_blur(noise[1], length / 20, 3, cv2.BORDER_REFLECT)
+
+    def smooth(cell: float, channels: int) -> np.ndarray:
+        grid = rng.normal(size=(math.ceil(height / cell), math.ceil(width / cell), channels))
+        return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+
+    patches = smooth(0.8 * length, directions)
+    noise = rng.standard_normal((height, width, directions), np.float32)
+    noise += 3 * _gaussian_blur(noise, length / 20, 3, cv2.BORDER_REFLECT)
     angles = rng.uniform(0, 360) + 360 * np.arange(directions) / directions
-    streaks = [_moved(grains[..., i], length, length / 2, a) for i, a in enumerate(angles)]
+    streaks = [_moved(noise[..., i], length, length / 2, a) for i, a in enumerate(angles)]
     needles = np.take_along_axis(np.stack(streaks, -1), patches.argmax(-1)[..., None], -1)[..., 0]
-    shade = cv2.resize(rng.normal(size=(4, 4)), (width, height), interpolation=cv2.INTER_CUBIC)
-    texture = needles / needles.std() + patches.max(-1) / patches.std() + 0.5 * shade
+    texture = needles / needles.std() + patches.max(-1) / patches.std() + smooth(3 * length, 1) / 2
     texture = texture[length:-length, length:-length]
     return (texture - texture.mean()) / texture.std()
 
