@@ -260,6 +260,7 @@ def test_the_mean_over_variants_refuses_a_missing_or_strange_row():
     rows = dict.fromkeys(rules.VARIANTS, 0.5)
     assert rules.variants_mean(rows) == 0.5
     for change, words in (
+        *(({name: None}, f"mean over variants: {name} missing") for name in rules.VARIANTS),
         ({"c": None, "real": None}, "mean over variants: real, c missing"),
         ({"d": 0.5}, "mean over variants: d unknown"),
         ({"v2": 71.4}, "top-1 of v2 is 71.4: a share is in [0, 1]"),
