@@ -47,6 +47,10 @@ setup(
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],
-        "reference": ["torch>=2.13", "timm>=1.0.20"],  # re-derives the golden files of tests/golden
+        "reference": [
+            "torch>=2.13",
+            "timm>=1.0.20",
+            "scikit-image>=0.26",
+        ],  # re-derives the golden files of tests/golden
     },
 )

@@ -2,11 +2,14 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from adv_ssl.errors import UserError
 
@@ -57,6 +60,13 @@ def held(folder: pathlib.Path) -> Iterator[None]:
                 f"another run is at work in {folder}: wait for it, or choose another --workdir."
             ) from None
         yield
+
+
+def write_arrays(path: pathlib.Path, **arrays: Any) -> None:
+    """An .npz file, atomically."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -1,7 +1,6 @@
 """The arrays behind the pictures of a run: figures/*.npz, which the report draws."""
 
 import dataclasses
-import io
 import pathlib
 from typing import Any
 
@@ -15,7 +14,7 @@ from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.evaluation import scores
 from adv_ssl.figures import filter_components
-from adv_ssl.files import write_atomically
+from adv_ssl.files import write_arrays
 from adv_ssl.keys import named
 from adv_ssl.task import PyTree, Task, adversarial
 
@@ -33,9 +32,8 @@ def classified(
     attack = attacks[len(attacks) // 2] if attacks else None
     # The evaluation's own batch size: what it compiled serves here.
     options, size = config.evaluate, config.model.image_size
-    batch = next(
-        eval_batches(source, image_size=size, resize=options.resize, batch_size=options.batch_size)
-    )
+    images = min(options.batch_size, len(source.records))
+    batch = next(eval_batches(source, image_size=size, resize=options.resize, batch_size=images))
     first = batch.pop("mask").nonzero()[0][:PICTURES]
     key = named(jax.random.key(config.seed), "evaluate")
     shown: dict[str, Any] = {}
@@ -43,7 +41,7 @@ def classified(
         _, x, said = scores.attacked(task, search, params, batch, key)
         shown[f"{kind}_input"] = np.asarray(x)[first]
         shown[f"{kind}_prediction"] = np.asarray(said)[first]
-    _save_arrays(
+    write_arrays(
         path,
         **shown,
         label=batch["label"][first],
@@ -68,7 +66,7 @@ def filters(config: Config, params: PyTree, figures: pathlib.Path) -> None:
         return
     kernel = np.asarray(params["encoder"]["patch_embed"]["kernel"])
     components, explained = filter_components(kernel, config.model.patch)
-    _save_arrays(path, components=components, explained=explained)
+    write_arrays(path, components=components, explained=explained)
 
 
 def prepared(
@@ -97,11 +95,4 @@ def prepared(
         return drawn
 
     drawn = draw(state.params, state.ema, batch, key)
-    _save_arrays(path, **drawn, **_options(attack))
-
-
-def _save_arrays(path: pathlib.Path, **arrays: Any) -> None:
-    """Writes an .npz file that is whole or not there."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_atomically(path, content.getvalue())
+    write_arrays(path, **drawn, **_options(attack))

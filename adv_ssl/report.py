@@ -4,9 +4,7 @@ A pure function of the folder. It may be asked for at any time, of a run that ha
 what is missing is said to be missing. The page stands alone: figures and style are inside it.
 """
 
-import base64
 import functools
-import html
 import json
 import logging
 import pathlib
@@ -15,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from adv_ssl import figures, metrics
 from adv_ssl.files import write_atomically
+from adv_ssl.markup import Html, arrays, document, image, join, table, tag
 
 METHODS = {"supervised": "Supervised", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
 NORMS = {"linf": "L∞", "l2": "L2"}
@@ -41,24 +39,7 @@ PANELS: dict[str, tuple[str, tuple[float, float] | None]] = {  # metric -> title
 TIMES = "\N{MULTIPLICATION SIGN}"
 HEADLINE = 6  # scores told at the top
 CARDS = 12  # images shown of a gallery
-VOID = ("br", "img", "meta")  # elements without an end tag
 _log = logging.getLogger("adv_ssl")
-
-
-class Html(str):
-    """Text that is HTML already. Any other text is escaped where it enters the page."""
-
-
-def tag(element: str, *children: object, **attributes: object) -> Html:
-    """``<element attributes>children</element>``, escaped; ``class_`` stands for ``class``."""
-    pairs = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
-    inner = "".join(c if isinstance(c, Html) else html.escape(str(c)) for c in children)
-    return Html(f"<{element}{pairs}>{inner}" + ("" if element in VOID else f"</{element}>"))
-
-
-def join(*parts: Html) -> Html:
-    """Elements one after another."""
-    return Html("".join(parts))
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -88,21 +69,12 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         "Filters": part(_filters, "figures/filters.npz"),
         "Hand-off": part(_handoff, "finetune/handoff.json"),
         "Recipe": part(_recipe, "config.json"),
-        "Provenance": part(_provenance, "provenance.json"),
+        "Provenance": part(provenance, "provenance.json"),
     }
-    links = [tag("a", title, href=f"#{title}") for title in sections]
-    top = part(_headline, "config.json"), part(_sentence, "results.json"), tag("nav", *links)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"adv_ssl: {workdir.resolve().name}"),
-        tag("style", Html(pathlib.Path(__file__).with_suffix(".css").read_text())),
-    )
-    body = [tag("section", tag("h2", title), s, id=title) for title, s in sections.items()]
-    page = tag("html", head, tag("body", tag("header", *top), *body), lang="en")
+    top = part(_headline, "config.json"), part(_sentence, "results.json")
+    page = document(f"adv_ssl: {workdir.resolve().name}", top, sections)
     path = workdir / "report.html"
-    write_atomically(path, f"<!DOCTYPE html>\n{page}\n")
+    write_atomically(path, page)
     return path
 
 
@@ -198,7 +170,7 @@ def _scores(path: pathlib.Path) -> Html:
             )
         )
     head = ("data", "attack", "ε", "steps", "score, %", "95% interval", "0 to 100%", "n", "seconds")
-    return _table((*head, "options"), rows, numbers=(2, 3, 4, 5, 7, 8), class_="results")
+    return table((*head, "options"), rows, numbers=(2, 3, 4, 5, 7, 8), class_="results")
 
 
 def _robust_accuracy(path: pathlib.Path) -> Html:
@@ -210,7 +182,7 @@ def _robust_accuracy(path: pathlib.Path) -> Html:
         label = NORMS.get(norm, norm) + (" radius, in 1/255" if norm == "linf" else " radius")
         drawn = figures.robust_accuracy(named, label)
         name = f"robust_accuracy_{norm}"
-        images.append(_image(path.parent / "figures", name, drawn, f"Top-1 over {label}"))
+        images.append(image(path.parent / "figures", name, drawn, f"Top-1 over {label}"))
     note = "Top-1 with 95% intervals. Radius 0 is clean; of several attacks of a radius, the worst."
     return join(tag("div", *images, class_="wide panels"), tag("p", note, class_="note"))
 
@@ -269,7 +241,7 @@ def _training(path: pathlib.Path) -> Html:
         if len(steps):
             drawn = figures.curve(steps, values, title, bounds)
             name = f"{stage}_{key.replace('/', '_')}"
-            images.append(_image(path.parents[1] / "figures", name, drawn, f"{title}, {stage}"))
+            images.append(image(path.parents[1] / "figures", name, drawn, f"{title}, {stage}"))
     facts = [f"Up to step {rows[-1]['step']:,}"]
     for key, text, summary in (
         ("images_per_second", "{:,.0f} images/s (median)", np.median),
@@ -295,7 +267,7 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 def _gallery(path: pathlib.Path) -> Html:
     """A card an image; perturbations by one factor in all, so that they can be compared."""
-    data = _arrays(path)
+    data = arrays(path)
     attack: dict[str, Any] = {k: data[k].item() for k in ("norm", "epsilon", "steps") if k in data}
     rows, note = [["clean_input"]], "What the model sees."
     if attack:
@@ -324,7 +296,7 @@ def _gallery(path: pathlib.Path) -> Html:
     for i in range(min(CARDS, len(data["clean_input"]))):
         drawn = figures.mosaic([[data[name][i] for name in row] for row in rows])
         names = ", ".join(name.replace("_", " ") for row in rows for name in row)
-        parts = [_image(path.parent, f"{path.stem}_{i:02}", drawn, names)]
+        parts = [image(path.parent, f"{path.stem}_{i:02}", drawn, names)]
         if "label" in data:
             texts = [_verdict(data, i, "clean")]
             if attack:
@@ -349,7 +321,7 @@ def _verdict(data: Mapping[str, np.ndarray], i: int, kind: str) -> Html:
 
 
 def _filters(path: pathlib.Path) -> Html:
-    data = _arrays(path)
+    data = arrays(path)
     explained = data["explained"]
     drawn = figures.filters(data["components"], explained)
     note = (
@@ -357,21 +329,8 @@ def _filters(path: pathlib.Path) -> Html:
         f"embedding, each rescaled to [0, 1], with its share of the variance (together "
         f"{explained.sum():.1%}), as in Fig. 4 of the paper."
     )
-    image = _image(path.parent, "filters", drawn, "Principal components of the patch embedding")
-    return join(tag("div", image, class_="filters"), tag("p", note, class_="note"))
-
-
-def _image(folder: pathlib.Path, name: str, figure: Figure, alt: str) -> Html:
-    """Writes the figure as ``name.png`` and gives an element that holds a copy of it."""
-    data = figures.png(figure)
-    (folder / f"{name}.png").write_bytes(data)
-    encoded = base64.b64encode(data).decode()
-    return tag("img", src=f"data:image/png;base64,{encoded}", alt=alt)
-
-
-def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file) as archive:
-        return {name: archive[name] for name in archive.files}
+    drawing = image(path.parent, "filters", drawn, "Principal components of the patch embedding")
+    return join(tag("div", drawing, class_="filters"), tag("p", note, class_="note"))
 
 
 # Hand-off, recipe, provenance
@@ -387,8 +346,8 @@ def _handoff(path: pathlib.Path) -> Html:
     summary = tag("summary", f"The {len(rows['carried'])} that are carried over")
     return join(
         tag("p", f"Parameters from pre-training to fine-tuning: {counts}."),
-        _table(head, rows["fresh"] + rows["dropped"]),
-        tag("details", summary, _table(head, rows["carried"])),
+        table(head, rows["fresh"] + rows["dropped"]),
+        tag("details", summary, table(head, rows["carried"])),
     )
 
 
@@ -404,8 +363,10 @@ def _recipe(path: pathlib.Path) -> Html:
     for flag, meaning in FLAGS.items():
         legend.append(tag("dt", tag("span", flag, class_=f"tag {flag}")))
         legend.append(tag("dd", f"{meaning} ({counts[flag]} of {len(rows)})"))
-    table = _table(("key", "value", "source"), rows, class_="recipe")
-    return join(tag("dl", *legend, class_="legend"), table)
+    return join(
+        tag("dl", *legend, class_="legend"),
+        table(("key", "value", "source"), rows, class_="recipe"),
+    )
 
 
 def _leaves(tree: Any, source: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -435,7 +396,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _provenance(path: pathlib.Path) -> Html:
+def provenance(path: pathlib.Path) -> Html:
+    """What the numbers were made with, of provenance.json."""
     record = json.loads(path.read_text())
     facts = {
         "adv_ssl": record["adv_ssl"],
@@ -452,20 +414,3 @@ def _provenance(path: pathlib.Path) -> Html:
         for start in record["starts"]
     ]
     return join(tag("dl", *pairs, class_="facts"), tag("h3", "Starts"), tag("ol", *starts))
-
-
-def _table(
-    head: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    numbers: Sequence[int] = (),
-    class_: str = "",
-) -> Html:
-    """A table that scrolls by itself on a narrow screen; the columns ``numbers`` are set right."""
-
-    def line(cell: str, values: Sequence[object]) -> Html:
-        look = ["number" if i in numbers else "text" for i in range(len(values))]
-        return tag("tr", *[tag(cell, v, class_=k) for v, k in zip(values, look, strict=True)])
-
-    body = tag("tbody", *[line("td", row) for row in rows])
-    table = tag("table", tag("thead", line("th", head)), body, class_=class_)
-    return tag("div", table, class_="scroll")

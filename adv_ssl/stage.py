@@ -111,6 +111,7 @@ def run(
     key = named(jax.random.key(config.seed), name)
     random = functools.partial(random_state, stage, recipe, key)
     averaged = stage.ema is not None and stage.ema.used
+    write_json(folder / "classes.json", source.class_names)
     with Checkpoints(folder / "checkpoints", config.model, averaged) as checkpoints:
         fresh = checkpoints.latest() is None
         state = random() if fresh else checkpoints.restore(jax.eval_shape(random))

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from adv_ssl import figures, report
+from adv_ssl.markup import tag
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -28,6 +29,7 @@ CONFIG: dict[str, Any] = {
         "batch_size": 128,
         "schedule": {"warmup": 0.1, "min_lr": 0.0},
         "epochs": 8.0,
+        "steps": None,
         "ema": {"decay": 0.97, "final_decay": 1.0, "own_seed": True},
     },
     "weights": "",
@@ -185,11 +187,11 @@ def test_every_leaf_of_the_recipe_is_there_with_its_source(page: str) -> None:
         text = value if isinstance(value, str) and value else json.dumps(value)
         cells = f'<code>{path}</code></td><td class="text"><code>{html.escape(text)}</code>'
         assert cells in page, path
-    for tag in ("changed (recipe: 2.0, PAPER Table 1)", "changed (recipe: 768, REF B1)",
+    for mark in ("changed (recipe: 2.0, PAPER Table 1)", "changed (recipe: 768, REF B1)",
                 "changed (recipe: 0.65, PAPER D5)", '"tag PAPER">PAPER A2<', '"tag OURS">OURS<',
                 '"tag OPEN">OPEN A4-A6<', '"tag REF">REF B22<', '"tag OURS">OURS A24<',
     ):  # fmt: skip
-        assert tag in page, tag
+        assert mark in page, mark
     assert page.count("changed (recipe") == 4
 
 
@@ -224,7 +226,7 @@ def test_its_images_are_those_of_the_folder(run: pathlib.Path, page: str) -> Non
 
 def test_text_is_escaped(page: str) -> None:
     assert "label <b>&lt;script&gt;alert(1)&lt;/script&gt;</b>" in page
-    assert str(report.tag("p", "a<b", report.tag("br"), id='"')) == '<p id="&quot;">a&lt;b<br></p>'
+    assert str(tag("p", "a<b", tag("br"), id='"')) == '<p id="&quot;">a&lt;b<br></p>'
 
 
 def test_it_is_a_function_of_the_folder(run: pathlib.Path, page: str) -> None:

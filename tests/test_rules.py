@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from adv_ssl.evaluation import rules
 from adv_ssl.data.corruptions import TYPES
 from adv_ssl.errors import UserError
+from adv_ssl.evaluation import rules
 
 
 def logits_for(*tops: dict[int, float]) -> np.ndarray:

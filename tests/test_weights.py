@@ -466,7 +466,7 @@ CHANGES = {
     ),
     "a far block": ({"blocks__999999999__norm1__bias": np.ones(32)}, "block 2 is missing"),
     "a missing parameter": ({"blocks__1__attn__qkv__bias": None}, r"block_1/attn/qkv/bias is miss"),
-    "no norm": ({"fc_norm__weight": None, "fc_norm__bias": None}, "norm/bias and 1 more is missing"),
+    "no norm": ({"fc_norm__weight": None, "fc_norm__bias": None}, "norm/bias and 1 more is"),
     "half a norm": ({"fc_norm__bias": None}, r"encoder/fc_norm/bias is missing"),
     "no positions": ({"pos_embed": None}, "image size is unknown"),
     "positions of 15": ({"pos_embed": np.ones((1, 15, 32))}, "only a square grid"),

@@ -92,7 +92,7 @@ def eval_batches(
       source: the images.
       image_size: S, side of the central crop, pixels.
       resize: short side of the image before the crop, pixels; 0: no crop, the image is stretched.
-      batch_size: B; fewer if there are fewer images.
+      batch_size: B.
       start: position of the first image in the source.
 
     Returns:
@@ -117,7 +117,6 @@ def eval_batches(
             "index": np.int32(index),
         }
 
-    batch_size = min(batch_size, max(1, images - start))
     batches = -((start - images) // batch_size)  # rounded up
     stop = start + batches * batch_size
     return _run(grain.MapDataset.range(start, stop).map(example), batch_size)

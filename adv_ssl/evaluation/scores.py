@@ -93,8 +93,9 @@ def count_correct(
 ) -> tuple[int, int]:
     """(correct, all) over every image of ``source``, each counted once."""
     correct = total = 0
+    size = min(options.batch_size, len(source.records))
     for batch in eval_batches(
-        source, image_size=image_size, resize=options.resize, batch_size=options.batch_size
+        source, image_size=image_size, resize=options.resize, batch_size=size
     ):
         stop_if_preempted()
         mask = batch.pop("mask")

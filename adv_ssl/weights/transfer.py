@@ -157,8 +157,8 @@ def _rgb(name: str, value: Any) -> np.ndarray:
 def _stated_beside(path: pathlib.Path) -> dict[str, Any]:
     """What the config.json beside a file of timm's hub says of pixels and pooling."""
     beside = path.with_name("config.json")
-    content: Any = read_json(beside) if beside.is_file() else None
-    config: Any = content.get("pretrained_cfg") if isinstance(content, dict) else None
+    content = read_json(beside, dict) if beside.is_file() else {}
+    config = content.get("pretrained_cfg")
     if not isinstance(config, dict):
         return {}
     stated: dict[str, Any] = config | content
@@ -208,7 +208,7 @@ def export_weights(folder: pathlib.Path, path: pathlib.Path) -> list[Row]:
 def _task(stage: pathlib.Path) -> str | None:
     """The task of a stage of a run, which the run's configuration names."""
     path = stage.parent / "config.json"
-    options = read_json(path).get(stage.name) if path.is_file() else None
+    options = read_json(path, dict).get(stage.name) if path.is_file() else None
     return options["task"]["name"] if options else None
 
 

@@ -1,0 +1,85 @@
+"""Scores a classifier by the rules of a suite.
+
+python -m adv_ssl.evaluate --weights=PATH --suite=imagenet|transfer|cifar10 --workdir=DIR
+
+PATH is the folder of a stage of a run, or a file of foreign weights, as adv_ssl.weights imports
+them. The same command again scores what is still missing. Exit codes: 0 done; 2 a mistake, told in
+one line; 75 stopped, what was scored is kept.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from adv_ssl import command, provenance
+from adv_ssl.command import leave
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation import page, predict, runner
+from adv_ssl.evaluation.suites import SUITES
+from adv_ssl.files import held, read_json, write_json
+from adv_ssl.weights.transfer import import_weights
+
+_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
+_SUITE = flags.DEFINE_string("suite", None, ", ".join(SUITES))
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one, or to go on in.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Of TFDS; default: TFDS_DATA_DIR.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices.")
+_IMAGES = flags.DEFINE_integer("images", None, "The first so many of each set; default: all.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the corruptions that are made on the fly.")
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    rest = command.parse_flags(argv)
+    if rest[1:]:
+        leave(f"unexpected argument {rest[1]!r}: options begin with --.")
+    if not (_WEIGHTS.value and _SUITE.value and _WORKDIR.value):
+        leave("--weights=PATH, --suite=NAME and --workdir=DIR are needed.")
+    if _SUITE.value not in SUITES:
+        leave(f"--suite={_SUITE.value}: choose from {', '.join(SUITES)}.")
+    return rest
+
+
+def _work(_: Sequence[str]) -> None:
+    weights, workdir = pathlib.Path(str(_WEIGHTS.value)), pathlib.Path(str(_WORKDIR.value))
+    options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value)
+    if not weights.exists():
+        raise UserError(f"--weights={weights}: there is no such file or folder.")
+    with held(workdir):
+        _claim(workdir, weights, options)
+        model = predict.load(_stage(weights, workdir))
+        try:
+            runner.run(str(_SUITE.value), model, options, workdir)
+        finally:
+            path = page.write(workdir)
+    print(path)
+
+
+def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options) -> None:
+    """Makes ``workdir`` these weights' and this seed's, or refuses one that is another's."""
+    path = workdir / "evaluation.json"
+    ours = {"weights": str(weights), "seed": options.seed, "images": options.images}
+    theirs = read_json(path, dict) if path.exists() else ours
+    differing = [key for key in ours if theirs.get(key) != ours[key]]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{workdir} holds other scores: {key} is {theirs.get(key)} there and {ours[key]} here. "
+            "Choose another --workdir."
+        )
+    write_json(path, ours)
+    provenance.record(workdir / "provenance.json", options.seed, {})
+
+
+def _stage(weights: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
+    """The folder of a stage: the one that is named, or what a foreign file is made into."""
+    if weights.is_dir():
+        return weights
+    imported = workdir / "weights"
+    if not imported.exists():
+        import_weights(weights, imported)
+    return imported
+
+
+if __name__ == "__main__":
+    command.start(_work, _parse_flags)

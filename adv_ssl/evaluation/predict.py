@@ -1,0 +1,132 @@
+"""A trained classifier, and what it says of every image of a set."""
+
+import functools
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adv_ssl import sharding
+from adv_ssl.checkpoint import Checkpoints, begun
+from adv_ssl.data.loader import eval_batches
+from adv_ssl.data.sources import Source
+from adv_ssl.errors import UserError
+from adv_ssl.files import read_json
+from adv_ssl.models.vit import Architecture, ViT, encode
+from adv_ssl.train import stop_if_preempted
+
+PyTree = Any
+LOG_SECONDS = 10.0
+_log = logging.getLogger("adv_ssl")
+
+
+class Model(NamedTuple):
+    """A trained classifier."""
+
+    architecture: Architecture
+    params: PyTree  # encoder and head, on every device
+    class_names: tuple[str, ...]  # () where they are not known
+
+    @property
+    def classes(self) -> int:
+        """How many it tells apart."""
+        return int(self.params["head"]["kernel"].shape[-1])
+
+
+def load(folder: pathlib.Path) -> Model:
+    """The classifier in the folder of a stage.
+
+    Raises:
+      UserError: no whole checkpoint there, or none of a classifier.
+    """
+    if not begun(folder):
+        inner = [path for path in (folder / "finetune", folder.parent) if begun(path)]
+        meant = f"did you mean {inner[0]}?" if inner else "name the folder of a stage of a run."
+        raise UserError(f"{folder}: no checkpoint in it; {meant}")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        params, architecture = checkpoints.params(), checkpoints.architecture()
+    if "head" not in params or "fc_norm" not in params["encoder"]:
+        raise UserError(
+            f"{folder} holds no classifier, but {', '.join(params)}: score the folder of a stage "
+            "that was trained on labels."
+        )
+    names = folder / "classes.json"
+    class_names = tuple(read_json(names, list)) if names.exists() else ()
+    return Model(architecture, sharding.replicate(params), class_names)
+
+
+@functools.cache
+def classifier(architecture: Architecture) -> Callable[[PyTree, Array], Array]:
+    """(params, x [B, H, W, 3] in [0, 1]) -> logits [B, C], float32; drop path is off."""
+
+    def classify(params: PyTree, x: Array) -> Array:
+        head = params["head"]
+        features = encode(ViT(architecture), params["encoder"], x, None)
+        return jnp.dot(features, head["kernel"]) + head["bias"]
+
+    return classify
+
+
+class Predictions(NamedTuple):
+    """What a classifier says of N images."""
+
+    logits: np.ndarray  # float32 [N, C]
+    labels: np.ndarray  # [N, ...], as the set has them
+    seconds: float
+    input_wait: float  # share of the time spent waiting for images
+
+
+def predict(model: Model, source: Source, what: str, resize: int, batch_size: int) -> Predictions:
+    """Logits of every image of ``source``, each exactly once, whatever the batch.
+
+    Args:
+      model: the classifier.
+      source: the images.
+      what: their name, for the log.
+      resize: short side before the central crop, pixels; 0: stretched to the model's size.
+      batch_size: images at once, over all devices.
+    """
+    batches = eval_batches(
+        source,
+        image_size=model.architecture.image_size,
+        resize=resize,
+        batch_size=sharding.rounded_up(min(batch_size, len(source.records))),
+    )
+    logits, labels = [], []
+    began = logged = time.perf_counter()
+    waited, seen, count = 0.0, 0, len(source.records)
+    while seen < count:
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        stop_if_preempted()
+        mask = batch["mask"]
+        said = _logits(model.architecture, model.params, sharding.split(batch["image"]))
+        logits.append(np.asarray(said)[mask])
+        labels.append(batch["label"][mask])
+        seen += int(mask.sum())
+        now = time.perf_counter()
+        if now - logged > LOG_SECONDS:
+            pace, share = seen / (now - began), waited / (now - began)
+            _log.info(
+                "%s: %d of %d, %.0f images/s, input %.0f%%", what, seen, count, pace, 100 * share
+            )
+            logged = now
+    seconds = time.perf_counter() - began
+    return Predictions(np.concatenate(logits), np.concatenate(labels), seconds, waited / seconds)
+
+
+def _logits(architecture: Architecture, params: PyTree, images: Array) -> Array:
+    with jax.default_matmul_precision("float32"):
+        return _of_pixels(architecture, params, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_pixels(architecture: Architecture, params: PyTree, images: Array) -> Array:
+    return classifier(architecture)(params, images.astype(jnp.float32) / 255)

@@ -1,0 +1,272 @@
+"""Scores a suite: row by row, each once, what is missing said and never left out silently."""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from adv_ssl.data import sources
+from adv_ssl.data.corruptions import SEVERITIES, TYPES, corrupt
+from adv_ssl.data.sources import Source
+from adv_ssl.data.transforms import eval_crop
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation import rules
+from adv_ssl.evaluation.predict import Model, Predictions, predict
+from adv_ssl.evaluation.scores import wilson
+from adv_ssl.evaluation.suites import SUITES, Row, Scored
+from adv_ssl.files import read_json, write_arrays, write_json
+
+Record = dict[str, Any]
+WRONG = 8  # images shown of what a row got wrong
+_LABELS = pathlib.Path(__file__).parents[1] / "labels"
+_log = logging.getLogger("adv_ssl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a suite is scored."""
+
+    data_dir: str  # of TFDS; "" is TFDS's own default
+    batch_size: int  # over all devices
+    seed: int  # of the corruptions that are made on the fly
+    images: int | None = None  # the first so many of each set; None: all
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size={self.batch_size}: must be 1 or more.")
+        if self.images is not None and self.images < 1:
+            raise UserError(f"--images={self.images}: must be 1 or more.")
+
+
+def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> list[Record]:
+    """Scores the rows of a suite that ``workdir``/results.json does not have yet.
+
+    Returns all records of that file. A row whose set is not prepared, or not of the model's
+    classes, has a record with ``value`` null and the reason under ``missing``; the same command
+    tries it again.
+    """
+    path = workdir / "results.json"
+    records = read_json(path, list) if path.exists() else []
+    kept = [r for r in records if r["suite"] == name and r["kind"] == "row"]
+    done = {dataset for dataset, own in _own(kept).items() if own["value"] is not None}
+    others = [r for r in records if r["suite"] != name]
+    kept = [r for r in kept if r["dataset"] in done]
+    for row in SUITES[name]:
+        if row.name not in done:
+            kept += [{"suite": name, **r} for r in _score(row, model, options, workdir / "figures")]
+            write_json(path, others + kept)
+    records = others + kept + [{"suite": name, **r} for r in summary(name, kept)]
+    write_json(path, records)
+    return records
+
+
+def _own(records: Sequence[Record]) -> dict[str, Record]:
+    """The first record of each row: its own metric."""
+    return {r["dataset"]: r for r in reversed(records)}
+
+
+def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> list[Record]:
+    """A record for each metric of a row; a single one, without a value, where it has no score."""
+    base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}"}
+    try:
+        source = _open(row, model, options)
+    except UserError as error:
+        _log.info("%s: missing: %s", row.name, error)
+        return [{**base, **_missing(str(error))}]
+    size = model.architecture.image_size
+    resize = round(size * 256 / 224) if row.crop else 0
+    said = predict(model, source, row.name, resize, options.batch_size)
+    scored = row.rule(said.logits, said.labels)
+    records = [
+        {**base, **_counted(metric, hits, n), **_circumstances(row, source, said, options)}
+        for metric, (hits, n) in scored.counts.items()
+    ]
+    records[0]["flags"] = _doubts(row, model, records[0])
+    if not row.name.startswith("c/"):
+        _save_wrong(row, source, scored, said.labels, size, resize, figures)
+    _log.info("%s", sentence(records[0]))
+    return records
+
+
+def _open(row: Row, model: Model, options: Options) -> Source:
+    """The images of a row. UserError: not prepared, damaged, or not of the model's classes."""
+    source = sources.load(row.dataset, row.split, options.data_dir, row.labels)
+    if row.classes == "imagenet" and source.class_names != wnids():
+        raise UserError(
+            f"{row.dataset}: its classes are not the 1000 sorted WNIDs (F11), the first that "
+            f"differs is {_first_difference(source.class_names, wnids())}: prepare it anew."
+        )
+    if model.classes != source.num_classes:
+        raise UserError(
+            f"{row.dataset} has {source.num_classes} classes and the model {model.classes}: score "
+            "a model that was fine-tuned on it."
+        )
+    if model.class_names and model.class_names != source.class_names:
+        raise UserError(
+            f"{row.dataset}: the model was trained on other classes or another order, the first "
+            f"that differs is {_first_difference(model.class_names, source.class_names)}."
+        )
+    if options.images:
+        source = source.first(options.images)
+    return source if row.corruption is None else _corrupted(source, row.corruption, options.seed)
+
+
+@functools.cache
+def wnids() -> tuple[str, ...]:
+    """ImageNet's classes in their order everywhere (F11)."""
+    return tuple((_LABELS / "wnids_1000.txt").read_text().split())
+
+
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((f"class {i}, {a} and {b}" for i, (a, b) in pairs if a != b), "their number")
+
+
+def _corrupted(source: Source, corruption: tuple[str, int], seed: int) -> Source:
+    """The same images, each corrupted by ``seed`` and its place in the set."""
+    records, (name, severity) = source.records, corruption
+
+    def read(i: int) -> tuple[np.ndarray, Any]:
+        image, label = records.read(i)
+        return corrupt(image, name, severity, (seed, i)), label
+
+    return dataclasses.replace(source, records=dataclasses.replace(records, read=read))
+
+
+def _counted(metric: str, hits: int, n: int) -> Record:
+    if n == 0:
+        return {**_missing("nothing to count"), "metric": metric}
+    interval = wilson(hits, n)
+    return {"metric": metric, "value": hits / n, "n": n, "ci95": interval, "attack": None}
+
+
+def _missing(reason: str) -> Record:
+    return {"metric": "top1", "value": None, "n": 0, "ci95": None, "attack": None,
+            "missing": reason}  # fmt: skip
+
+
+def _circumstances(row: Row, source: Source, said: Predictions, options: Options) -> Record:
+    """What a number was made with, beside provenance.json."""
+    return {
+        "whole": len(source.records) == row.images,
+        "seed": options.seed,
+        "precision": "float32",
+        "seconds": round(said.seconds, 2),
+        "images_per_second": round(len(said.logits) / said.seconds, 1),
+        "input_wait": round(said.input_wait, 3),
+    }
+
+
+def _doubts(row: Row, model: Model, record: Record) -> list[str]:
+    """What makes the number of a row questionable (P19)."""
+    flags: list[str] = []
+    if record["value"] is None:
+        return flags
+    if not record["whole"]:
+        flags.append(f"a sample: {record['n']} images, the set has {row.images}")
+    by_chance = stats.binom.ppf(0.999, record["n"], 1 / model.classes)
+    if row.name != "conflict" and record["value"] * record["n"] <= by_chance:
+        flags.append("no better than chance: are the weights whole, is the class order the set's?")
+    return flags
+
+
+def _save_wrong(
+    row: Row,
+    source: Source,
+    scored: Scored,
+    labels: np.ndarray,
+    size: int,
+    resize: int,
+    figures: pathlib.Path,
+) -> None:
+    """The first images that a row got wrong, as the model saw them: figures/wrong_<row>.npz."""
+    first = np.flatnonzero(~scored.right)[:WRONG]
+    images = [eval_crop(source.records[int(i)]["image"], resize, size) for i in first]
+    names = _names(row, source)
+    write_arrays(
+        figures / f"wrong_{row.name}.npz",
+        images=np.array(images, np.uint8).reshape(-1, size, size, 3),
+        label=np.array([_label_text(row, labels[i], names) for i in first], str),
+        said=np.array([names[int(scored.said[i])] for i in first], str),
+    )
+
+
+def _names(row: Row, source: Source) -> tuple[str, ...]:
+    """What people call the classes that a row decides between."""
+    if row.name == "conflict":
+        return tuple(rules.conflict_classes())
+    if row.classes == "imagenet":
+        return tuple((_LABELS / "words_1000.txt").read_text().splitlines())
+    return source.class_names
+
+
+def _label_text(row: Row, label: np.ndarray, names: Sequence[str]) -> str:
+    if row.name == "conflict":
+        return f"shape {names[int(label[0])]}, texture {names[int(label[1])]}"
+    if row.name == "real":
+        return " or ".join(names[int(i)] for i in np.flatnonzero(label))
+    return names[int(label)]
+
+
+# ---- many scores in one ---------------------------------------------------------------------
+
+
+def summary(name: str, records: Sequence[Record]) -> Iterator[Record]:
+    """The means over the rows of a suite; without a value, and with the reason, where one lacks."""
+    tops = _own(records)
+    cells = [tops.get(f"c/{t}_{s}") for t in TYPES for s in SEVERITIES]
+    if name == "transfer":
+        return
+    corrupted = _mean("c", "top1", cells, f"of the {len(cells)} corrupted sets")
+    yield corrupted
+    if name == "imagenet":
+        mce = {**corrupted, "metric": "mce", "ci95": None}
+        if corrupted["value"] is not None:
+            scored = [(t, s, tops[f"c/{t}_{s}"]["value"]) for t in TYPES for s in SEVERITIES]
+            mce["value"] = rules.corruption_mce(scored)
+        yield mce
+        tops["c"] = corrupted
+        eight = [tops.get(variant) for variant in rules.VARIANTS]
+        yield _mean("mean", "top1", eight, "of the eight rows")
+
+
+def _mean(dataset: str, metric: str, rows: Sequence[Record | None], of: str) -> Record:
+    """The unweighted mean. Its interval is the mean of theirs: wide enough if they hang together.
+
+    ``n`` is the number of rows.
+    """
+    base = {"kind": "summary", "dataset": dataset, "source": f"mean {of}"}
+    scored = [row for row in rows if row is not None and row["value"] is not None]
+    if len(scored) < len(rows):
+        return {
+            **base,
+            **_missing(f"{len(rows) - len(scored)} {of} have no score"),
+            "metric": metric,
+        }
+    return {
+        **base,
+        "metric": metric,
+        "value": float(np.mean([row["value"] for row in scored])),
+        "n": len(scored),
+        "ci95": [float(v) for v in np.mean([row["ci95"] for row in scored], axis=0)],
+        "attack": None,
+        "seconds": round(sum(row.get("seconds", 0.0) for row in scored), 2),
+        "flags": ["over samples"] if any(row.get("flags") for row in scored) else [],
+    }
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """A record for the log."""
+    if record["value"] is None:
+        return f"{record['dataset']}: missing: {record['missing']}"
+    low, high = record["ci95"]
+    text = f"{record['dataset']}: {record['metric']} {record['value']:.2%} [{low:.2%}, {high:.2%}]"
+    text += f", n={record['n']}"
+    if "images_per_second" in record:
+        text += f", {record['images_per_second']:.0f} images/s, input {record['input_wait']:.0%}"
+    return "; ".join([text, *record.get("flags", [])])

@@ -1,0 +1,115 @@
+"""What is scored: every data set of every suite, one row each (spec E, F).
+
+A row says where the images are, how they are prepared, what their label is and by which rule they
+are scored. Preparation, class lists and rules are nowhere else.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adv_ssl.data.corruptions import SEVERITIES, TYPES
+from adv_ssl.data.sources import LABEL, Labels
+from adv_ssl.evaluation import rules
+
+
+class Scored(NamedTuple):
+    """What a rule makes of logits [N, C] and labels [N, ...]."""
+
+    counts: dict[str, tuple[int, int]]  # of each metric (hits, n); the first one is the row's own
+    said: np.ndarray  # int [N]: the class decided on
+    right: np.ndarray  # bool [N]: nothing is wrong with that
+
+
+class Row(NamedTuple):
+    """One data set of a suite."""
+
+    name: str  # short: what the tables say
+    dataset: str  # of TFDS
+    split: str
+    images: int  # in the whole split
+    crop: bool  # short side to 256/224 of the size, central crop; False: stretched to the size
+    rule: Callable[[np.ndarray, np.ndarray], Scored]  # of logits and labels
+    classes: str = "imagenet"  # whose names, in order, the model's classes must be
+    labels: Labels = LABEL
+    corruption: tuple[str, int] | None = None  # made on the fly: type, severity
+
+
+def _top1(logits: np.ndarray, labels: np.ndarray) -> Scored:
+    right = rules.top1(logits, labels)
+    return Scored({"top1": _counted(right)}, logits.argmax(-1), right)
+
+
+def _restricted(classes: Sequence[int], logits: np.ndarray, labels: np.ndarray) -> Scored:
+    """200-way, as the paper's; 1000-way beside it."""
+    right = rules.restricted_top1(logits, labels, classes)
+    counts = {"top1": _counted(right), "top1_1000way": _counted(rules.top1(logits, labels))}
+    return Scored(counts, np.asarray(classes)[logits[:, classes].argmax(-1)], right)
+
+
+def _real(logits: np.ndarray, labels: np.ndarray) -> Scored:
+    """Images without a label are not counted, and not wrong."""
+    said = logits.argmax(-1)
+    hits = rules.real_top1(logits, [list(np.flatnonzero(row)) for row in labels])
+    right = labels[np.arange(len(said)), said].astype(bool) | ~labels.any(axis=1)
+    return Scored({"top1": _counted(hits)}, said, right)
+
+
+def _conflict(logits: np.ndarray, labels: np.ndarray) -> Scored:
+    """By the mean probability of a class, as the paper's; by the sum beside it (F3, F4)."""
+    shapes, textures = labels.T
+    mean, total = (rules.conflict_decisions(logits, how) for how in ("mean", "sum"))
+    counts = rules.conflict_counts(mean, shapes, textures)
+    by_sum = rules.conflict_counts(total, shapes, textures)
+    counts |= {f"{metric}_by_sum": count for metric, count in by_sum.items()}
+    return Scored(counts, mean, mean == shapes)
+
+
+def _counted(hits: np.ndarray) -> tuple[int, int]:
+    return int(hits.sum()), len(hits)
+
+
+def _multi_hot(example: Mapping[str, Any]) -> np.ndarray:
+    right = np.zeros(1000, np.int32)
+    right[example["real_label"]] = 1
+    return right
+
+
+REAL = Labels("real_label", _multi_hot)
+SHAPE_AND_TEXTURE = Labels(
+    "shape_imagenet_labels",
+    lambda example: np.array([example["shape_label"], example["texture_label"]], np.int32),
+)
+
+IMAGENET = (
+    Row("imagenet", "imagenet2012:5.*", "validation", 50_000, True, _top1),
+    Row("real", "imagenet2012_real:1.0.0", "validation", 50_000, True, _real, labels=REAL),
+    Row("v2", "imagenet_v2/matched-frequency:3.0.0", "test", 10_000, True, _top1),
+    Row("a", "imagenet_a:0.1.0", "test", 7_500, True,
+        functools.partial(_restricted, rules.imagenet_a_classes())),
+    Row("r", "imagenet_r:0.2.0", "test", 30_000, True,
+        functools.partial(_restricted, rules.imagenet_r_classes())),
+    Row("sketch", "imagenet_sketch:1.0.0", "test", 50_889, True, _top1),
+    # These are 224 pixels already: never a second crop (F, F2).
+    Row("conflict", "geirhos_conflict_stimuli:1.0.0", "test", 1_280, False, _conflict,
+        labels=SHAPE_AND_TEXTURE),
+    *(Row(f"c/{name}_{severity}", f"imagenet2012_corrupted/{name}_{severity}:3.1.0", "validation",
+          50_000, False, _top1)
+      for name in TYPES for severity in SEVERITIES),
+)  # fmt: skip
+TRANSFER = (
+    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, _top1, "cifar10"),
+    Row("cifar100", "cifar100:3.0.2", "test", 10_000, False, _top1, "cifar100"),
+    Row("sun397", "sun397/tfds:4.0.0", "test", 21_750, False, _top1, "sun397"),
+    Row("resisc45", "resisc45:3.0.0", "train[80%:]", 6_300, False, _top1, "resisc45"),
+    Row("dmlab", "dmlab:2.0.1", "test", 22_735, False, _top1, "dmlab"),
+)
+CIFAR10 = (
+    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, _top1, "cifar10"),
+    *(Row(f"c/{name}_{severity}", "cifar10:3.0.2", "test", 10_000, False, _top1, "cifar10",
+          corruption=(name, severity))
+      for name in TYPES for severity in SEVERITIES),
+)  # fmt: skip
+SUITES = {"imagenet": IMAGENET, "transfer": TRANSFER, "cifar10": CIFAR10}

@@ -1,0 +1,276 @@
+"""Suites: every row by its own rule, what is missing said, the same whatever the batch."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tfds_sets
+import tiny
+from conftest import ROOT, TINY
+
+from adv_ssl import provenance
+from adv_ssl.checkpoint import Checkpoints, State
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation import page, predict, runner, scores, suites
+from adv_ssl.evaluation.predict import Model, Predictions
+from adv_ssl.files import write_json
+from adv_ssl.models.vit import ViT
+
+OPTIONS = runner.Options("", 4, 0)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    tfds_sets.write_imagenet_variants(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """The folder of a stage with a tiny classifier of 1000 classes."""
+    folder = tmp_path_factory.mktemp("run") / "finetune"
+    save(folder, 1000)
+    return folder
+
+
+def save(folder: pathlib.Path, classes: int, names: tuple[str, ...] = ()) -> None:
+    params = jax.jit(scores.classifier(ViT(TINY), classes).init)(jax.random.key(0))
+    noise = np.random.default_rng(1).standard_normal((TINY.width, classes)).astype(np.float32)
+    params["head"]["kernel"] = jnp.asarray(noise)
+    with Checkpoints(folder / "checkpoints", TINY) as checkpoints:
+        checkpoints.save(State(jnp.int32(0), params, None, None, jnp.int32(0)), wait=True)
+    if names:
+        write_json(folder / "classes.json", names)
+
+
+def row(name: str) -> suites.Row:
+    return next(row for row in suites.IMAGENET if row.name == name)
+
+
+def score(name, logits, sets, monkeypatch, tmp_path, classes=1000):
+    """The records of a row where the model's logits are ``logits``."""
+
+    def said(model, source, what, resize, batch_size):
+        labels = np.array([source.records[i]["label"] for i in range(len(source.records))])
+        return Predictions(np.asarray(logits, np.float32), labels, 1.0, 0.5)
+
+    monkeypatch.setattr(runner, "predict", said)
+    model = Model(TINY, {"head": {"kernel": np.zeros((1, classes))}}, ())
+    options = runner.Options(str(sets), 4, 0)
+    records = runner._score(row(name), model, options, tmp_path / "figures")
+    return {r["metric"]: (r["value"], r["n"]) for r in records}
+
+
+def logits_of(*firsts: int | tuple[int, ...]) -> np.ndarray:
+    """Rows of logits whose largest ones stand at the given places, in their order."""
+    made = np.zeros((len(firsts), 1000))
+    for i, places in enumerate(firsts):
+        for rank, place in enumerate(places if isinstance(places, tuple) else (places,)):
+            made[i, place] = 10 - rank
+    return made
+
+
+def test_imagenet_v2_is_by_integer_label_and_not_by_folder_order(sets, monkeypatch, tmp_path):
+    """F10: labels 0, 10, 100 and 999 as they are, where a sort of names would make 0, 1, 2, 3."""
+    found = score("v2", logits_of(0, 10, 100, 3), sets, monkeypatch, tmp_path)
+    assert found == {"top1": (0.75, 4)}
+
+
+def test_real_counts_any_of_its_labels_and_skips_images_without(sets, monkeypatch, tmp_path):
+    """Labels {3}, {}, {5, 6}, {999}; 3, 0, 6, 0 are said."""
+    found = score("real", logits_of(3, 0, 6, 0), sets, monkeypatch, tmp_path)
+    assert found == {"top1": (2 / 3, 3)}
+
+
+def test_a_is_among_its_200_classes_and_1000_way_beside_it(sets, monkeypatch, tmp_path):
+    """Labels 6 and 11; class 0 is none of the 200: a guess of it is passed over."""
+    found = score("a", logits_of((0, 6), (0, 6, 11)), sets, monkeypatch, tmp_path)
+    assert found == {"top1": (0.5, 2), "top1_1000way": (0.0, 2)}
+
+
+def test_conflict_counts_shapes_and_textures(sets, monkeypatch, tmp_path):
+    """Shapes 0 1 2 3 4, textures 0 2 1 4 3. Said: shape, shape, texture, shape, neither."""
+    firsts = [min(indices) for indices in runner.rules.conflict_classes().values()]
+    said = [np.full(1000, -50.0) for _ in range(5)]
+    for logits, decided in zip(said, (0, 1, 1, 3, 9), strict=True):
+        logits[list(list(runner.rules.conflict_classes().values())[decided])] = 5.0
+    found = score("conflict", said, sets, monkeypatch, tmp_path)
+    assert len(firsts) == 16
+    assert found["shape_top1"] == (3 / 5, 5)
+    assert found["shape_top1_conflict"] == (2 / 4, 4)
+    assert found["texture_top1_conflict"] == (1 / 4, 4)
+    assert found["shape_bias"] == (2 / 3, 3)
+    assert {f"{metric}_by_sum" for metric in list(found)[:5]} == set(list(found)[5:])
+
+
+def test_what_was_got_wrong_is_kept_with_its_names(sets, monkeypatch, tmp_path):
+    score("v2", logits_of(0, 1, 100, 3), sets, monkeypatch, tmp_path)
+    with np.load(tmp_path / "figures" / "wrong_v2.npz") as wrong:
+        assert list(wrong["label"]) == ["brambling", "toilet tissue"]
+        assert list(wrong["said"]) == ["goldfish", "tiger shark"]
+        assert wrong["images"].shape == (2, 8, 8, 3)
+
+
+@pytest.fixture(scope="module")
+def scored(sets, classifier, tmp_path_factory):
+    """The suite imagenet over the small sets, as the command scores it."""
+    workdir = tmp_path_factory.mktemp("scores")
+    line = f"--weights={classifier} --suite=imagenet --workdir={workdir} --data_dir={sets}"
+    done = evaluate(*line.split())
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def evaluate(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.run(
+        [sys.executable, "-m", "adv_ssl.evaluate", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_all_rows_and_means_of_the_suite(scored):
+    records = tiny.results(scored)
+    own = {}
+    for record in records:
+        own.setdefault(record["dataset"], record)
+    assert len(own) == 7 + 75 + 2
+    assert all(record["value"] is not None for record in own.values())
+    assert {name: r["n"] for name, r in own.items() if name[:2] != "c/"} == {
+        "imagenet": 3, "real": 3, "v2": 4, "a": 2, "r": 3, "sketch": 2, "conflict": 5,
+        "c": 75, "mean": 8,
+    }  # fmt: skip
+    cells = [r["value"] for name, r in own.items() if name[:2] == "c/"]
+    assert own["c"]["value"] == pytest.approx(np.mean(cells))
+    eight = [own[name]["value"] for name in runner.rules.VARIANTS]
+    assert own["mean"]["value"] == pytest.approx(np.mean(eight))
+    assert "a sample: 3 images, the set has 50000" in own["imagenet"]["flags"]
+    assert own["mean"]["flags"] == ["over samples"]
+
+
+def test_the_page_of_the_suite(scored):
+    text = (scored / "report.html").read_text()
+    for said in ("Suite imagenet", "jpeg compression", "a sample: 2 images", "Wrong", "Provenance"):
+        assert said in text
+    assert "not prepared" not in text
+
+
+def test_the_same_command_again_scores_nothing_again(scored, sets, classifier, monkeypatch):
+    monkeypatch.setattr(runner, "predict", lambda *_: pytest.fail("it scored again"))
+    before = tiny.results(scored)
+    options = runner.Options(str(sets), 4, 0)
+    assert runner.run("imagenet", predict.load(classifier), options, scored) == before
+
+
+def test_batches_and_devices_change_nothing(sets, classifier, scored, tmp_path):
+    for batch_size, devices in ((1, 1), (3, 2), (64, 8)):
+        workdir = tmp_path / f"{batch_size}"
+        done = evaluate(
+            f"--weights={classifier}", "--suite=imagenet", f"--workdir={workdir}",
+            f"--data_dir={sets}", f"--batch_size={batch_size}", devices=devices,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        ours, theirs = (
+            [(r["dataset"], r["metric"], r["value"], r["n"]) for r in tiny.results(folder)]
+            for folder in (workdir, scored)
+        )
+        assert [*ours] == [*theirs]
+        devices_used = json.loads((workdir / "provenance.json").read_text())["devices"]
+        assert len(devices_used) == devices
+
+
+def test_a_missing_set_is_a_row_and_in_no_mean(sets, classifier, tmp_path):
+    shutil.copytree(sets, tmp_path / "sets")
+    shutil.rmtree(tmp_path / "sets" / "imagenet_r")
+    shutil.rmtree(tmp_path / "sets" / "imagenet2012_corrupted" / "fog_3")
+    model, options = predict.load(classifier), runner.Options(str(tmp_path / "sets"), 4, 0)
+    records = runner.run("imagenet", model, options, tmp_path / "run")
+    lacking = {r["dataset"]: r["missing"] for r in runner._own(records).values() if not r["n"]}
+    assert set(lacking) == {"r", "c/fog_3", "c", "mean"}
+    assert "tfds build imagenet_r:0.2.0 --file_format=array_record" in lacking["r"]
+    assert "1 of the 75 corrupted sets have no score" in lacking["c"]
+    assert "2 of the eight rows have no score" in lacking["mean"]
+    write_json(tmp_path / "run" / "evaluation.json", {"weights": "w"})
+    provenance.record(tmp_path / "run" / "provenance.json", 0, {})
+    assert "tfds build imagenet_r:0.2.0" in page.write(tmp_path / "run").read_text()
+    options = runner.Options(str(sets), 4, 0)  # now it is there
+    records = runner.run("imagenet", model, options, tmp_path / "run")
+    assert all(r["value"] is not None for r in runner._own(records).values())
+    assert len(records) == len({(r["dataset"], r["metric"]) for r in records})
+
+
+def test_a_set_of_another_class_order_is_named(sets, classifier, tmp_path):
+    shutil.copytree(sets, tmp_path / "sets")
+    names = tmp_path / "sets" / "imagenet_a" / "0.1.0" / "label.labels.txt"
+    lines = names.read_text().splitlines()
+    names.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    options = runner.Options(str(tmp_path / "sets"), 4, 0)
+    with pytest.raises(UserError, match=r"not the 1000 sorted WNIDs .* class 0, n01443537"):
+        runner._open(row("a"), predict.load(classifier), options)
+
+
+def test_a_model_of_another_class_order_is_named(sets, tmp_path):
+    """Known by its names, or else by a score that is no better than chance (P19)."""
+    save(tmp_path / "named", 1000, tuple(reversed(runner.wnids())))
+    options = runner.Options(str(sets), 4, 0)
+    with pytest.raises(UserError, match=r"other classes or another order, .* class 0, n15075141"):
+        runner._open(row("v2"), predict.load(tmp_path / "named"), options)
+    model = Model(TINY, {"head": {"kernel": np.zeros((1, 10))}}, ())
+    shown = suites.CIFAR10[0]
+    for value, doubted in ((0.10, True), (0.05, True), (0.20, False)):
+        record = {"n": 10_000, "value": value, "whole": True}
+        flags = runner._doubts(shown, model, record)
+        assert any("no better than chance" in flag for flag in flags) == doubted
+
+
+def test_a_model_of_other_classes_is_refused(sets, tmp_path):
+    save(tmp_path / "ten", 10)
+    with pytest.raises(UserError, match="has 1000 classes and the model 10"):
+        runner._open(row("v2"), predict.load(tmp_path / "ten"), runner.Options(str(sets), 4, 0))
+
+
+def test_corruptions_on_the_fly(real_data, tmp_path):
+    """The suite cifar10: the same images, corrupted by seed and place."""
+    save(tmp_path / "ten", 10)
+    fog = next(row for row in suites.CIFAR10 if row.name == "c/gaussian_noise_5")
+    clean = suites.CIFAR10[0]
+    model = predict.load(tmp_path / "ten")
+    options = runner.Options(str(real_data), 4, 0, 6)
+    sources = [runner._open(row, model, options) for row in (clean, fog, fog)]
+    a, b, c = ([s.records[i]["image"] for i in range(6)] for s in sources)
+    other = runner._open(fog, model, runner.Options(str(real_data), 4, 1, 6))
+    np.testing.assert_array_equal(b, c)
+    assert 5 < np.abs(np.float32(a) - b).mean() < 60
+    assert (np.asarray(b[0]) != other.records[0]["image"]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite=imagenet", "--workdir=w"], "--weights=PATH, --suite=NAME and --workdir=DIR"),
+        (["--weights=nowhere", "--suite=imagenet", "--workdir=w"], "there is no such file"),
+        (["--weights=.", "--suite=imagenett", "--workdir=w"], "choose from imagenet, transfer"),
+        (["--weights=.", "--suite=imagenet", "--workdir=w", "--batch_size=0"], "--batch_size=0"),
+        (["--weights=.", "--suite=imagenet", "--workdir=w", "--images=-1"], "--images=-1: must"),
+        (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
+        (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),
+    ],
+)
+def test_mistakes_in_the_command(arguments, said, tmp_path):
+    arguments = [a.replace("--workdir=w", f"--workdir={tmp_path / 'w'}") for a in arguments]
+    done = evaluate(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
