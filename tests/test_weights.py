@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from typing import Any
 
 import jax
@@ -466,7 +467,7 @@ CHANGES = {
     ),
     "a far block": ({"blocks__999999999__norm1__bias": np.ones(32)}, "block 2 is missing"),
     "a missing parameter": ({"blocks__1__attn__qkv__bias": None}, r"block_1/attn/qkv/bias is miss"),
-    "no norm": ({"fc_norm__weight": None, "fc_norm__bias": None}, "norm/bias and 1 more is"),
+    "no norm": ({"fc_norm__weight": None, "fc_norm__bias": None}, "norm/bias and 1 more is miss"),
     "half a norm": ({"fc_norm__bias": None}, r"encoder/fc_norm/bias is missing"),
     "no positions": ({"pos_embed": None}, "image size is unknown"),
     "positions of 15": ({"pos_embed": np.ones((1, 15, 32))}, "only a square grid"),
@@ -586,6 +587,14 @@ def test_a_tensor_is_a_strided_view(tmp_path):
     np.testing.assert_array_equal(arrays["part"], whole[1:3, 1:3])
     assert arrays["scalar"] == 7
     assert arrays["none"].shape == (0, 4)
+
+
+def test_attributes_of_a_dict_are_not_restored(tmp_path):
+    """torch keeps _metadata there; a hostile one could put something in the place of a method."""
+    content = OrderedDict()
+    content.get = content.items = 1
+    assert torch_zip.read(pth(tmp_path / "x.pth", pickle.dumps({"model": content}))) == {}
+    assert torch_zip.read(pth(tmp_path / "y.pth", pickle.dumps(content))) == {}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def _import(path: pathlib.Path) -> None:
     report = transfer.import_weights(path, workdir, _options())
     print("\n".join(transfer.summary([Row(**row) for row in report["parameters"]])))
     print(f"architecture {report['architecture']}, classes {report['classes']}")
-    print("\n".join(f"note: {note}" for note in report["notes"]))
+    for note in report["notes"]:
+        print(f"note: {note}")
     print(f"self-test {report['self_test']}")
     print(f"{workdir}: for --config.weights={workdir}; the report is {workdir / 'import.json'}")
 

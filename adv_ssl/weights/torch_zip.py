@@ -4,7 +4,6 @@ A pickle is a program that may call any function of any module. The reader knows
 names that tensors are made of, has a function of its own behind each, and refuses all others.
 """
 
-import collections
 import io
 import pathlib
 import pickle
@@ -61,6 +60,13 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return dict(content)
 
 
+class _Dict(dict[str, Any]):
+    """An OrderedDict without what was set on it beside its items, as torch's _metadata."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
 class _Unpickler(pickle.Unpickler):
     """Rebuilds numpy arrays where torch would rebuild tensors."""
 
@@ -81,7 +87,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return _Dict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild
         self._refuse(f"{module}.{name}")

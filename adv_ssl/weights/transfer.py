@@ -60,13 +60,23 @@ def import_weights(
         raise UserError(f"{path}: {error}") from None
     report = {"source": path.name, "sha256": _sha256(path)} | report
     report["parameters"] = [row._asdict() for row in made.rows]
-    with held(workdir), Checkpoints(workdir / "checkpoints", architecture) as checkpoints:
-        if checkpoints.latest() is not None:
-            raise UserError(f"{workdir} has checkpoints already: choose another --workdir.")
-        params = unflatten_dict(made.params, sep="/")
-        checkpoints.save(State(jnp.int32(0), params, None, None, jnp.int32(0)), wait=True)
+    with held(workdir):
+        _write(workdir, architecture, made.params)
         write_json(workdir / "import.json", report)
     return report
+
+
+def _write(workdir: pathlib.Path, architecture: Architecture, params: layouts.Arrays) -> None:
+    """Step 0 of a stage. UserError: there are steps already, or the disk is full."""
+    state = State(jnp.int32(0), unflatten_dict(dict(params), sep="/"), None, None, jnp.int32(0))
+    try:
+        with Checkpoints(workdir / "checkpoints", architecture) as checkpoints:
+            if checkpoints.latest() is not None:
+                raise UserError(f"{workdir} has checkpoints already: choose another --workdir.")
+            checkpoints.save(state, wait=True)
+    except (OSError, ValueError) as error:  # orbax tells of a full disk by a ValueError
+        reason = " ".join(str(error).split())[-100:]
+        raise UserError(f"{workdir} cannot be written to (... {reason}): make room.") from error
 
 
 def _fitted(
