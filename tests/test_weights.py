@@ -376,6 +376,7 @@ def test_changed_weights_do_not_pass_the_self_test(suffix, classifier, tmp_path)
     ("change", "said"),
     [
         ({"architecture": {"image_size": 8}}, "architecture is damaged"),
+        ({"architecture": {**vars(TINY), "depth": 10**9}}, "it states .* its arrays are of"),
         ({"outputs": [1.0]}, "1 outputs are stored, there are 6 here"),
         ({"outputs": "x"}, "outputs are damaged"),
         ({"mean": [124, 116, 104]}, r"in units of pixels in \[0, 1\]"),
@@ -491,6 +492,44 @@ def test_what_our_encoder_cannot_be(name, tmp_path):
     refused(changed(tmp_path / "x.safetensors", TIMM, **changes), said)
 
 
+GOOGLES = {
+    "words": ("Transformer/encoder_norm/bias", np.array(["a"] * 16), "is of type <U1"),
+    "nothing": ("embedding/kernel", np.ones((4, 4, 3, 0)), "there is no number in it"),
+    "another key": (
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key/kernel",
+        np.ones((12, 2, 8)),
+        r"different shapes, \(16, 16\), \(12, 16\), \(16, 16\)",
+    ),
+    "no key": (
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key/kernel",
+        None,
+        "block_0/attn/qkv/kernel is missing",
+    ),
+    "heads in one axis": (
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key/kernel",
+        np.ones((16, 16)),
+        "expected 3 axes",
+    ),
+    "a name of the other layout": (
+        "Transformer/encoderblock_0/LayerNorm_1/bias",
+        np.ones(16),
+        "a second encoder/block_0/norm2/bias",
+    ),
+    "norms of keys": (
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key_norm/scale",
+        np.ones(8),
+        "norms of queries and keys",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOOGLES)
+def test_what_our_encoder_cannot_be_of_google(name, tmp_path):
+    key, value, said = GOOGLES[name]
+    changes = {key.replace("/", "__"): value}
+    refused(changed(tmp_path / "x.npz", GOOGLE["vision_transformer"], **changes), said, TWO)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -592,7 +631,7 @@ def test_a_tensor_is_a_strided_view(tmp_path):
 def test_attributes_of_a_dict_are_not_restored(tmp_path):
     """torch keeps _metadata there; a hostile one could put something in the place of a method."""
     content = OrderedDict()
-    content.get = content.items = 1
+    content.get = 1
     assert torch_zip.read(pth(tmp_path / "x.pth", pickle.dumps({"model": content}))) == {}
     assert torch_zip.read(pth(tmp_path / "y.pth", pickle.dumps(content))) == {}
 

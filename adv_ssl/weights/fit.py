@@ -85,8 +85,8 @@ def check(params: Arrays, architecture: Architecture, optional: frozenset[str]) 
         more = f" and {len(needed) - 1} more" * (len(needed) > 1)
         raise UserError(f"{needed[0]}{more} is missing: the file is not whole.")
     if "head/kernel" in params:
-        classes = params["head/kernel"].shape[-1]
-        expected |= {"head/kernel": (architecture.width, classes), "head/bias": (classes,)}
+        classes = params["head/kernel"].shape[-1:]
+        expected |= {"head/kernel": (architecture.width, *classes), "head/bias": classes}
     for name, shape in expected.items():
         if name in params and params[name].shape != shape:
             raise UserError(f"{name} is {params[name].shape} there and {shape} here.")

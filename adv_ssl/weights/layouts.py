@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from adv_ssl.errors import UserError
@@ -122,6 +123,11 @@ def convert(arrays: Arrays) -> Converted:
     Raises:
       UserError: of no known layout, or with a part that our encoder cannot represent.
     """
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" and array.dtype != ml_dtypes.bfloat16:
+            raise UserError(f"{name} is of type {array.dtype}: expected numbers.")
+        if not array.size:
+            raise UserError(f"{name} is {array.shape}: there is no number in it.")
     if any(name.startswith("encoder/patch_embed/") for name in arrays):
         rows = [Row(name, name, "used") for name in arrays]
         optional = frozenset({"encoder/cls_token", "encoder/pos_embed"})  # a fixed table is none
@@ -265,6 +271,9 @@ def _join_qkv(made: Converted) -> None:
         names = [name.replace("/q/", f"/{part}/") for part in "qkv"]
         if all(n in made.params for n in names):
             parts = [made.params.pop(n) for n in names]
+            if len({part.shape for part in parts}) > 1:
+                shapes = ", ".join(str(part.shape) for part in parts)
+                raise UserError(f"{name}: q, k and v have different shapes, {shapes}.")
             made.params[name.replace("/q/", "/qkv/")] = np.concatenate(parts, axis=-1)
     made.rows = [
         row._replace(target=re.sub(r"/attn/[qkv]/", "/attn/qkv/", row.target)) for row in made.rows
@@ -298,5 +307,6 @@ def to_timm(params: Arrays, patch: int) -> tuple[dict[str, np.ndarray], list[Row
         if name == "encoder/patch_embed/kernel":
             value = value.reshape(-1, patch, patch, 3).transpose(0, 3, 1, 2)
         arrays[target] = value
-        rows.append(Row(name, target, "used" if value is array else "re-shaped"))
+        same = value is array
+        rows.append(Row(name, target, *(("used",) if same else ("re-shaped", "as timm has it"))))
     return arrays, rows

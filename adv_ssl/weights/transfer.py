@@ -1,6 +1,7 @@
 """The two commands: a file of weights into a checkpoint, a checkpoint into a file of weights."""
 
 import dataclasses
+import errno
 import hashlib
 import pathlib
 from collections.abc import Sequence
@@ -75,8 +76,9 @@ def _write(workdir: pathlib.Path, architecture: Architecture, params: layouts.Ar
                 raise UserError(f"{workdir} has checkpoints already: choose another --workdir.")
             checkpoints.save(state, wait=True)
     except (OSError, ValueError) as error:  # orbax tells of a full disk by a ValueError
-        reason = " ".join(str(error).split())[-100:]
-        raise UserError(f"{workdir} cannot be written to (... {reason}): make room.") from error
+        full = "os_error_code='28'" in str(error) or getattr(error, "errno", 0) == errno.ENOSPC
+        reason = "no space left on its disk" if full else " ".join(str(error).split())[:200]
+        raise UserError(f"{workdir} cannot be written to: {reason}.") from error
 
 
 def _fitted(
@@ -113,25 +115,27 @@ def _fitted(
 
 def _architecture(manifest: dict[str, Any], made: Converted, options: Options) -> Architecture:
     """The encoder's shape as the file states it, or as its arrays tell it."""
-    if manifest:
-        try:
-            shape = {f.name: int(manifest["architecture"][f.name]) for f in _FIELDS}
-        except (KeyError, TypeError, ValueError):
-            raise UserError("its architecture is damaged: export the weights again.") from None
-        stated = Architecture(**shape)
-    known = stated.heads if manifest else made.heads
+    stated = _stated_architecture(manifest) if manifest else None
+    known = stated.heads if stated else made.heads
     if known and options.heads and known != options.heads:
         raise UserError(f"--heads={options.heads}: the file says {known}; leave the option out.")
-    if manifest:
-        return stated
-    heads = known or options.heads
-    found = fit.architecture_of(made.params, heads, options.image_size)
-    if not heads:
+    size = stated.image_size if stated else options.image_size
+    found = fit.architecture_of(made.params, known or options.heads, size)
+    if stated and found != stated:
+        raise UserError(f"it states {stated}, its arrays are of {found}: export it again.")
+    if not known and not options.heads:
         made.notes.append(f"{found.heads} heads: assumed, one for each {fit.HEAD_WIDTH} of width")
     return found
 
 
-_FIELDS = dataclasses.fields(Architecture)
+def _stated_architecture(manifest: dict[str, Any]) -> Architecture:
+    try:
+        shape = manifest["architecture"]
+        return Architecture(
+            **{f.name: int(shape[f.name]) for f in dataclasses.fields(Architecture)}
+        )
+    except (KeyError, TypeError, ValueError):
+        raise UserError("its architecture is damaged: export the weights again.") from None
 
 
 def _normalisation(
@@ -188,31 +192,34 @@ def export_weights(folder: pathlib.Path, path: pathlib.Path) -> list[Row]:
     inner = folder / "checkpoints"
     with Checkpoints(inner if inner.is_dir() else folder) as checkpoints:
         architecture = checkpoints.architecture()
-        params = {
-            name: np.asarray(array)
-            for name, array in flatten_dict(checkpoints.params(), sep="/").items()
-        }
-        step = checkpoints.latest()
-        source = checkpoints.folder / str(step)
+        params = {k: np.asarray(v) for k, v in flatten_dict(checkpoints.params(), sep="/").items()}
+        source = checkpoints.folder.absolute() / str(checkpoints.latest())
+    manifest = _manifest(source, architecture, params)
+    if path.suffix == ".safetensors":
+        table = sincos_table(architecture.grid, architecture.width)[None]  # if it is none to learn
+        arrays, rows = layouts.to_timm({fit.POSITIONS: table} | params, architecture.patch)
+    else:
+        arrays, rows = params, [Row(name, name, "used") for name in params]
+    files.write(path, arrays, manifest)
+    return rows
+
+
+def _manifest(
+    source: pathlib.Path, architecture: Architecture, params: layouts.Arrays
+) -> dict[str, Any]:
+    """What a file says of itself; ``source``: the folder of a step, in that of a stage."""
     stage = source.parent.parent
-    manifest = {
+    return {
         "adv_ssl": adv_ssl.__version__,
         "architecture": dataclasses.asdict(architecture),
         "task": _task(stage),
         "stage": stage.name,
-        "step": step,
+        "step": int(source.name),
         "sha256": _sha256(source),
         "mean": MEAN.tolist(),
         "std": STD.tolist(),
         "outputs": selftest.outputs(architecture, params),
     }
-    rows = [Row(name, name, "used") for name in params]
-    arrays = params
-    if path.suffix == ".safetensors":
-        table = sincos_table(architecture.grid, architecture.width)[None]  # if it is none to learn
-        arrays, rows = layouts.to_timm({fit.POSITIONS: table} | params, architecture.patch)
-    files.write(path, arrays, manifest)
-    return rows
 
 
 def _task(stage: pathlib.Path) -> str | None:
