@@ -26,6 +26,7 @@ from adv_ssl import tasks
 from adv_ssl.checkpoint import Checkpoints, State, hand_over
 from adv_ssl.errors import UserError
 from adv_ssl.files import write_json
+from adv_ssl.models import vit
 from adv_ssl.models.vit import Architecture, ViT, encode, sincos_table
 from adv_ssl.weights import Options, export_weights, files, import_weights, layouts, torch_zip
 
@@ -90,7 +91,7 @@ def changed(path: pathlib.Path, source: pathlib.Path, **changes: Any) -> pathlib
 @pytest.fixture(scope="module")
 def classifier() -> Any:
     """Random parameters of a classifier of ours."""
-    return jax.jit(make_task("supervised").init)(jax.random.key(1))
+    return noise(make_task("supervised").init)
 
 
 # What is computed with imported weights.
@@ -122,6 +123,10 @@ def test_the_config_of_a_hub_is_heeded(golden, tmp_path):
     made = logits(read(tmp_path / "avg"), golden["images"])
     np.testing.assert_allclose(made, golden["timm/logits_half"], rtol=1e-5, atol=1e-5)
     assert not any("pixels" in note for note in report["notes"])
+    own = Options(heads=4, mean=tuple(vit.MEAN), std=tuple(vit.STD))  # goes before what is stated
+    import_weights(tmp_path / "model.safetensors", tmp_path / "own", own)
+    made = logits(read(tmp_path / "own"), golden["images"])
+    np.testing.assert_allclose(made, golden["timm/logits"], rtol=1e-5, atol=1e-5)
 
     write_json(tmp_path / "config.json", config | {"global_pool": "max"})
     report = import_weights(tmp_path / "model.safetensors", tmp_path / "max", FOUR)
@@ -192,12 +197,17 @@ def test_heads_are_those_of_the_file_or_one_for_each_64_of_width(tmp_path):
 
 def random_timm(path: pathlib.Path, width: int) -> pathlib.Path:
     encoder = ViT(Architecture(8, 4, width, 1, 2, 8))
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 4, 48)))["params"]
-    rng, leaves = np.random.default_rng(0), flatten_dict(shapes, sep="/").items()
-    named = {f"encoder/{k}": rng.standard_normal(v.shape, np.float32) for k, v in leaves}
-    arrays, _ = layouts.to_timm(named, patch=4)
+    params = noise(lambda key: {"encoder": vit.init_encoder(encoder, key)[1]})
+    arrays, _ = layouts.to_timm(flatten_dict(params, sep="/"), patch=4)
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
     return path
+
+
+def noise(init: Any) -> Any:
+    """Random parameters in the shapes of those that ``init`` would make."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
 
 
 def test_a_classifier_by_the_cls_token_gives_its_encoder_alone(tmp_path):
@@ -327,24 +337,24 @@ def test_timm_loads_what_is_exported_and_gives_it_back(classifier, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     save(tmp_path / "s", classifier)
     export_weights(tmp_path / "s", tmp_path / "x.safetensors")
-    vit = timm.VisionTransformer(
+    theirs = timm.VisionTransformer(
         img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, mlp_ratio=2,
         num_classes=3, global_pool="avg",
     )  # fmt: skip
-    vit.load_state_dict(safetensors.load_file(tmp_path / "x.safetensors"), strict=True)
+    theirs.load_state_dict(safetensors.load_file(tmp_path / "x.safetensors"), strict=True)
     outputs = files.read(tmp_path / "x.safetensors").manifest["outputs"]
     images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
     images = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    theirs = vit.eval()(torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(theirs.detach().numpy().ravel(), outputs, rtol=1e-4, atol=1e-6)
-    safetensors.save_file(vit.state_dict(), tmp_path / "theirs.safetensors")
+    made = theirs.eval()(torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(made.detach().numpy().ravel(), outputs, rtol=1e-4, atol=1e-6)
+    safetensors.save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
     import_weights(tmp_path / "theirs.safetensors", tmp_path / "back", TWO)
     for name, value in flatten_dict(classifier, sep="/").items():
         np.testing.assert_array_equal(flat(tmp_path / "back")[name], value, err_msg=name)
 
 
 def test_what_timm_has_no_name_for_is_dropped_or_made(tmp_path):
-    save(tmp_path / "s", jax.jit(make_task("mae").init)(jax.random.key(1)))
+    save(tmp_path / "s", noise(make_task("mae").init))
     table = export_weights(tmp_path / "s", tmp_path / "x.safetensors")
     dropped = {row.source for row in table if row.status == "dropped"}
     assert {name.split("/")[0] for name in dropped} == {"decoder"}
