@@ -13,7 +13,7 @@ from adv_ssl.robustness.losses import Logits, Loss
 
 MOMENTUM = 0.75  # weight of the new point; the rest goes to the previous move
 RHO = 0.75  # a window in which no larger share of the steps raised the loss halves the step
-ROUNDING = 2.0**-25  # of x + d, in [0, 1], in float32
+ROUNDING = 2.0**-25  # of a pixel in [0, 1] in float32
 
 NOISE: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
     "linf": lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0),
@@ -49,6 +49,11 @@ def windows(steps: int) -> np.ndarray:
     return ends
 
 
+def inner_radius(norm: str, epsilon: float | Array, shape: tuple[int, ...]) -> Array:
+    """``epsilon`` less what rounding x + d may add to d: so no point leaves the ball."""
+    return jnp.maximum(epsilon - BALLS[norm].norm(jnp.full(shape, ROUNDING)), 0.0)
+
+
 def apgd(
     norm: str, steps: int, loss: Loss
 ) -> Callable[[Logits, Array, Array, float | Array, Array], Array]:
@@ -72,8 +77,7 @@ def apgd(
         logits: Logits, x: Array, labels: Array, epsilon: float | Array, keys: Array
     ) -> Array:
         clean = x.reshape(len(x), -1)
-        # Rounding must not carry a pixel out of the ball.
-        radius = jnp.maximum(epsilon - ROUNDING, 0.0)
+        radius = inner_radius(norm, epsilon, clean.shape[1:])
 
         def into_ball(points: Array) -> Array:
             project = jax.vmap(lambda d: ball.project(d, radius))

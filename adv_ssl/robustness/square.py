@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from adv_ssl.attacks import BALLS
-from adv_ssl.robustness.apgd import ROUNDING
+from adv_ssl.robustness.apgd import inner_radius
 from adv_ssl.robustness.losses import Logits, margin
 
 P_INIT = 0.8  # share of the pixels in the first squares
@@ -57,8 +57,7 @@ def square(
         logits: Logits, x: Array, labels: Array, epsilon: float | Array, keys: Array
     ) -> Array:
         shape = x.shape[1:]
-        # Rounding must not carry a pixel out of the ball.
-        radius = jnp.maximum(epsilon - ROUNDING, 0.0)
+        radius = inner_radius(norm, epsilon, shape)
         begin, propose = SEARCHES[norm](sides(norm, queries, *shape[:2]), shape, radius)
 
         def judge(points: Array) -> tuple[Array, Array]:

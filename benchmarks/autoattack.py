@@ -1,0 +1,269 @@
+"""AutoAttack here and in torchattacks, on one small ViT: robust accuracy and time per attack.
+
+    python -m benchmarks.autoattack --size=digits [--norm=l2] [--threads=2]
+
+Needs torch, timm and torchattacks (beside the package). The ViT is trained on scikit-learn's digits
+against PGD in a minute or two; timm's ViT gets the same weights. Each attack runs in turn on the
+images that still stand, and then alone on all images that are right without an attack. Times are
+in CPU seconds of all threads, which other work on the machine changes least, and in seconds.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torchattacks
+from sklearn.datasets import load_digits
+from timm.models.vision_transformer import VisionTransformer
+
+from adv_ssl.attacks import pgd
+from adv_ssl.models.vit import MEAN, STD, Architecture, ViT, encode, init_encoder
+from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, Budget, Verdict, autoattack
+from adv_ssl.robustness.losses import cross_entropy
+
+PyTree = Any
+EPSILON = {"linf": 0.1, "l2": 1.0}  # at 8 x 8 pixels; L2 grows with the side of the image
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A test model, and how it is trained and attacked."""
+
+    architecture: Architecture
+    steps: int
+    images: int
+    queries: int
+
+
+SIZES = {
+    "digits": Size(Architecture(8, 2, 32, 2, 2, 64), 800, 240, 5000),
+    "enlarged": Size(Architecture(32, 4, 96, 4, 3, 384), 150, 48, 500),
+}
+
+
+def digits(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """All 1,797 digits [N, side, side, 3] in [0, 1], and their labels."""
+    grey = load_digits().images.astype(np.float32) / 16
+    scale = side // 8
+    large = np.kron(grey, np.ones((1, scale, scale), np.float32))
+    order = np.random.default_rng(0).permutation(len(large))
+    return np.repeat(large[..., None], 3, -1)[order], load_digits().target[order].astype(np.int32)
+
+
+@functools.lru_cache
+def classifier(architecture: Architecture) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """(params, x) -> logits of the ten digits."""
+    encoder = ViT(architecture)
+
+    def classify(params: PyTree, x: jax.Array) -> jax.Array:
+        features = encode(encoder, params["encoder"], x, None)
+        return nn.Dense(10).apply({"params": params["head"]}, features)  # type: ignore[return-value]
+
+    return classify
+
+
+def train(size: Size, norm: str, epsilon: float, x: np.ndarray, y: np.ndarray) -> PyTree:
+    """Weights of a ViT that is trained against PGD with five steps."""
+    classify = classifier(size.architecture)
+    features, encoder = init_encoder(ViT(size.architecture), jax.random.key(0))
+    params = {
+        "encoder": encoder,
+        "head": nn.Dense(10).init(jax.random.key(1), features)["params"],
+    }
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0, 2e-3, 50, size.steps))
+
+    @jax.jit
+    def step(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, key: jax.Array) -> Any:
+        search = pgd(norm, epsilon, 5, 0.4)
+        x_adv, _ = search(lambda x: cross_entropy(classify(params, x), y), x, key)
+        slopes = jax.grad(lambda p: cross_entropy(classify(p, x_adv), y).mean())(params)
+        updates, state = optimizer.update(slopes, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, rng = optimizer.init(params), np.random.default_rng(0)
+    for i in range(size.steps):
+        rows = rng.integers(0, len(x), 64)
+        params, state = step(params, state, x[rows], y[rows], jax.random.key(i))
+    return params
+
+
+class TorchViT(torch.nn.Module):
+    """timm's ViT behind the normalisation: [B, 3, H, W] in [0, 1] -> logits."""
+
+    def __init__(self, architecture: Architecture, params: PyTree):
+        super().__init__()
+        a = architecture
+        self.mean = torch.tensor(MEAN).reshape(1, 3, 1, 1)
+        self.std = torch.tensor(STD).reshape(1, 3, 1, 1)
+        self.vit = VisionTransformer(
+            img_size=a.image_size,
+            patch_size=a.patch,
+            embed_dim=a.width,
+            depth=a.depth,
+            num_heads=a.heads,
+            mlp_ratio=a.mlp / a.width,
+            num_classes=10,
+            global_pool="avg",
+        )
+        self.vit.load_state_dict(torch_weights(architecture, params))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.vit((x - self.mean) / self.std)
+
+
+def torch_weights(architecture: Architecture, params: PyTree) -> dict[str, torch.Tensor]:
+    """Our parameters by timm's names and in torch's layouts."""
+    patch = architecture.patch
+    weights = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(params):
+        name = ".".join(part.key for part in path).removeprefix("encoder.")
+        name = name.replace("block_", "blocks.").replace("patch_embed", "patch_embed.proj")
+        name = name.replace("kernel", "weight").replace("scale", "weight")
+        array = np.array(value)
+        if "patch_embed" in name and name.endswith("weight"):
+            array = array.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
+        elif name.endswith("weight") and array.ndim == 2:
+            array = array.T
+        weights[name] = torch.tensor(array)
+    return weights
+
+
+def theirs(name: str, model: torch.nn.Module, norm: str, epsilon: float, queries: int) -> Any:
+    """Torchattacks' attack of this name, set as the standard AutoAttack is."""
+    common = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "seed": 0}
+    return {
+        "apgd-ce": lambda: torchattacks.APGD(model, steps=100, loss="ce", **common),
+        "apgd-t": lambda: torchattacks.APGDT(model, steps=100, **common),
+        "fab-t": lambda: torchattacks.FAB(model, steps=100, multi_targeted=True, **common),
+        "square": lambda: torchattacks.Square(
+            model, n_queries=queries, resc_schedule=False, **common
+        ),
+    }[name]()
+
+
+def fallen(
+    name: str, model: torch.nn.Module, x: np.ndarray, y: np.ndarray, size: int, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """(misclassified in the ball [N], time) of torchattacks, in batches of ``size``."""
+    attack = theirs(name, model, **options)
+    began, broken = clock(), np.zeros(len(x), bool)
+    for i in range(0, len(x), size):
+        images = torch.tensor(x[i : i + size].transpose(0, 3, 1, 2))
+        labels = torch.tensor(y[i : i + size].astype(np.int64))
+        x_adv = attack(images, labels)
+        with torch.no_grad():
+            wrong = model(x_adv).argmax(-1) != labels
+        d = (x_adv - images).reshape(len(images), -1)
+        order = {"linf": float("inf"), "l2": 2}[options["norm"]]
+        inside = torch.linalg.vector_norm(d, order, dim=1) <= options["epsilon"] * (1 + 1e-5)
+        broken[i : i + size] = (wrong & inside).numpy()
+    return broken, clock() - began
+
+
+def compare(size: Size, norm: str, batch_size: int) -> dict[str, Any]:
+    """The figures of both, in turn and alone."""
+    side = size.architecture.image_size
+    epsilon = EPSILON[norm] * (side / 8 if norm == "l2" else 1)
+    x, y = digits(side)
+    began = time.perf_counter()
+    params = train(size, norm, epsilon, x[360:], y[360:])
+    print(f"trained in {time.perf_counter() - began:.0f} s")
+    x, y = x[: size.images], y[: size.images]
+    model = TorchViT(size.architecture, params).eval()
+    classify = classifier(size.architecture)
+    with torch.no_grad():
+        their_logits = model(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
+    logits = np.asarray(classify(params, jnp.asarray(x)))
+    print(f"largest difference of the logits: {np.abs(logits - their_logits).max():.1e}")
+
+    ours = functools.partial(
+        autoattack, classify, params, x, y, np.arange(len(x)),
+        norm=norm, epsilon=epsilon, batch_size=batch_size, budget=Budget(queries=size.queries),
+    )  # fmt: skip
+    options = {"norm": norm, "epsilon": epsilon, "queries": size.queries}
+    figures: dict[str, Any] = {"epsilon": epsilon, "images": len(x), "in turn": {}, "alone": {}}
+    compiling = timed(ours)
+    clean, *verdicts = timed(ours)
+    standing = clean[0].robust
+    figures["clean"] = float(standing.mean())
+    for name, (_, first), (verdict, seconds) in zip(ATTACKS, compiling[1:], verdicts, strict=True):
+        rows = np.flatnonzero(standing)
+        broken, their_seconds = fallen(name, model, x[rows], y[rows], batch_size, **options)
+        standing[rows[broken]] = False
+        figures["in turn"][name] = row(verdict.robust, seconds, standing, their_seconds, first)
+        print("in turn", name, figures["in turn"][name], flush=True)
+    for name in ATTACKS:
+        skipped = (CLEAN, *(other for other in ATTACKS if other != name))
+        start = Verdict(skipped, clean[0].broken_by, clean[0].x_adv)
+        ((verdict, seconds),) = timed(functools.partial(ours, verdict=start))
+        standing = clean[0].robust
+        rows = np.flatnonzero(standing)
+        broken, their_seconds = fallen(name, model, x[rows], y[rows], batch_size, **options)
+        standing[rows[broken]] = False
+        figures["alone"][name] = row(verdict.robust, seconds, standing, their_seconds)
+        print("alone", name, figures["alone"][name], flush=True)
+    return figures
+
+
+def row(
+    robust: np.ndarray,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    their_time: np.ndarray,
+    first: np.ndarray | None = None,
+) -> dict[str, float]:
+    """One line of the table."""
+    figures = {
+        "robust": robust.mean(),
+        "theirs": theirs.mean(),
+        "differ": (robust != theirs).mean(),
+        "cpu_ours": ours[0],
+        "cpu_theirs": their_time[0],
+        "seconds_ours": ours[1],
+        "seconds_theirs": their_time[1],
+    }
+    if first is not None:
+        figures["cpu_ours_with_compiling"] = first[0]
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def clock() -> np.ndarray:
+    """[CPU seconds of all threads, seconds]"""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+def timed(run: Callable[[], Any]) -> list[tuple[Verdict, np.ndarray]]:
+    """The verdicts and the time that each took."""
+    verdicts, began = [], clock()
+    for verdict in run():
+        now = clock()
+        verdicts.append((verdict, now - began))
+        began = now
+    return verdicts
+
+
+def main() -> None:
+    """Prints the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--size", choices=SIZES, default="digits")
+    parser.add_argument("--norm", choices=EPSILON, default="linf")
+    parser.add_argument("--batch_size", type=int, default=120)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    figures = compare(SIZES[args.size], args.norm, args.batch_size)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""AutoAttack: who runs on what, what may be saved between, and a model with known distances."""
+
+import itertools
+
+import numpy as np
+import pytest
+from robust import (
+    CLASSES,
+    SHAPE,
+    classify,
+    distances,
+    images,
+    linear_classify,
+    linear_distances,
+    mlp_params,
+    predicted,
+)  # fmt: skip
+
+from adv_ssl.attacks import BALLS
+from adv_ssl.errors import UserError
+from adv_ssl.robustness import autoattack as module
+from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, autoattack
+
+BUDGET = Budget(steps=20, targets=9, queries=60)
+COUNT, BATCH = 21, 8  # a last batch that is not full
+RADIUS = {"linf": 0.015, "l2": 0.08}
+
+
+def setting() -> tuple[dict, np.ndarray, np.ndarray]:
+    """A model, images, and their labels, three of which the model does not say."""
+    params, x = mlp_params(), images(COUNT, seed=3)
+    labels = predicted(params, x)
+    labels[[2, 9, 17]] = (labels[[2, 9, 17]] + 1) % CLASSES
+    return params, x, labels
+
+
+def verdicts(norm, rows=slice(None), model=classify, budget=BUDGET, epsilon=None, **options):
+    params, x, labels = setting()
+    return list(
+        autoattack(
+            model, params, x[rows], labels[rows], np.arange(COUNT)[rows], norm=norm,
+            epsilon=RADIUS[norm] if epsilon is None else epsilon, batch_size=BATCH, budget=budget,
+            **options,
+        )
+    )  # fmt: skip
+
+
+def assert_same(verdict, other, rows=slice(None)) -> None:
+    np.testing.assert_array_equal(verdict.broken_by, other.broken_by[rows])
+    np.testing.assert_array_equal(verdict.x_adv, other.x_adv[rows])
+
+
+@pytest.fixture(scope="module", params=list(BALLS))
+def whole(request):
+    """(norm, the verdicts on all images)"""
+    return request.param, verdicts(request.param)
+
+
+def test_verdicts_come_in_order_and_only_grow(whole):
+    _, results = whole
+    names = (CLEAN, *ATTACKS)
+    assert names == ("clean", "apgd-ce", "apgd-t", "fab-t", "square")
+    assert [result.done for result in results] == [names[: i + 1] for i in range(5)]
+    for before, after in itertools.pairwise(results):
+        fell = before.broken_by != STANDS
+        np.testing.assert_array_equal(after.broken_by[fell], before.broken_by[fell])
+        np.testing.assert_array_equal(after.x_adv[fell], before.x_adv[fell])
+        assert set(after.broken_by[~fell]) <= {STANDS, after.done[-1]}
+    assert set(np.flatnonzero(~results[0].robust)) == {2, 9, 17}
+    assert 0.2 < results[-1].robust.mean() < 0.7
+
+
+def test_broken_images_are_misclassified_in_the_ball_and_standing_ones_untouched(whole):
+    norm, results = whole
+    params, x, labels = setting()
+    final = results[-1]
+    assert np.all(predicted(params, final.x_adv)[~final.robust] != labels[~final.robust])
+    assert distances(norm, final.x_adv, x).max() <= RADIUS[norm] * (1 + 1e-6)
+    assert final.x_adv.min() >= 0
+    assert final.x_adv.max() <= 1
+    np.testing.assert_array_equal(final.x_adv[final.robust], x[final.robust])
+
+
+def test_work_goes_on_from_every_verdict(whole):
+    norm, results = whole
+    for i, saved in enumerate(results):
+        rest = verdicts(norm, verdict=saved)
+        assert [result.done for result in rest] == [result.done for result in results[i + 1 :]]
+        if rest:
+            assert_same(rest[-1], results[-1])
+        assert saved.done == results[i].done
+
+
+def test_verdict_on_an_image_does_not_depend_on_the_others(whole):
+    norm, results = whole
+    rows = np.random.default_rng(0).permutation(COUNT)[:11]
+    assert_same(verdicts(norm, rows)[-1], results[-1], rows)
+
+
+def test_seed_decides_the_points(whole):
+    norm, results = whole
+    assert_same(verdicts(norm, seed=0)[-1], results[-1])
+    other = verdicts(norm, seed=1)[1]
+    assert np.any(other.x_adv != results[1].x_adv)
+
+
+def test_number_of_images_radius_and_parameters_compile_nothing(whole):
+    norm, _ = whole
+    compiled = module._run._cache_size()
+    verdicts(norm, slice(0, 3), epsilon=2 * RADIUS[norm], seed=5)
+    params, x, labels = setting()
+    doubled = {name: 2 * value for name, value in params.items()}
+    options = {"norm": norm, "epsilon": RADIUS[norm], "batch_size": BATCH, "budget": BUDGET}
+    list(autoattack(classify, doubled, x, labels, np.arange(COUNT), **options))
+    assert module._run._cache_size() == compiled
+
+
+def fake_run(monkeypatch, breaks):
+    """Instead of the attacks: notes what they are given; ``breaks(attack, index, rank)`` tells."""
+    calls = []
+
+    def run(classify, attack, norm, budget, params, x, labels, indices, epsilon, key, rank):
+        calls.append((attack, int(rank), list(indices)))
+        broken = np.array([breaks(attack, index, rank) for index in indices])
+        return np.zeros_like(x), broken
+
+    monkeypatch.setattr(module, "_run", run)
+    return calls
+
+
+def test_each_attack_and_target_has_the_standing_images_alone(monkeypatch):
+    fallen = {(CLEAN, 0, 0), ("apgd-ce", 0, 1), ("apgd-t", 0, 2), ("apgd-t", 2, 3), ("fab-t", 3, 4)}
+    calls = fake_run(monkeypatch, lambda a, i, r: (a, r, i) in fallen)
+    final = verdicts("l2", slice(0, 7))[-1]
+    expected = [
+        (CLEAN, 0, [0, 1, 2, 3, 4, 5, 6, 6]),
+        ("apgd-ce", 0, [1, 2, 3, 4, 5, 6, 6, 6]),
+        ("apgd-t", 0, [2, 3, 4, 5, 6, 6, 6, 6]),
+        ("apgd-t", 1, [3, 4, 5, 6, 6, 6, 6, 6]),
+        ("apgd-t", 2, [3, 4, 5, 6, 6, 6, 6, 6]),
+        ("apgd-t", 3, [4, 5, 6, 6, 6, 6, 6, 6]),
+        *(("fab-t", rank, [4, 5, 6, 6, 6, 6, 6, 6]) for rank in range(4)),  # 5 classes: 4 wrong
+        ("square", 0, [5, 6, 6, 6, 6, 6, 6, 6]),
+    ]
+    assert calls == expected
+    assert final.broken_by.tolist() == [CLEAN, "apgd-ce", "apgd-t", "apgd-t", "fab-t", "", ""]
+
+
+def test_no_more_than_the_nine_likeliest_classes_are_targets(monkeypatch):
+    calls = fake_run(monkeypatch, lambda a, i, r: False)
+    _, x, labels = setting()
+    many = mlp_params(classes=20)
+    list(autoattack(classify, many, x[:3], labels[:3], np.arange(3), norm="l2", epsilon=0.1))
+    ranks = {name: [rank for attack, rank, _ in calls if attack == name] for name in ATTACKS}
+    assert ranks == {"apgd-ce": [0], "apgd-t": [*range(9)], "fab-t": [*range(9)], "square": [0]}
+    assert (Budget().steps, Budget().targets, Budget().queries) == (100, 9, 5000)
+
+
+def test_when_all_have_fallen_no_attack_runs(monkeypatch):
+    calls = fake_run(monkeypatch, lambda a, i, r: True)
+    results = verdicts("linf", slice(0, 5))
+    assert [attack for attack, _, _ in calls] == [CLEAN]
+    assert len(results) == 5
+    assert not results[-1].robust.any()
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_exactly_the_images_within_the_radius_of_a_linear_model_fall(norm):
+    rng = np.random.default_rng(4)
+    slopes = rng.standard_normal((int(np.prod(SHAPE)), CLASSES)).astype(np.float32)
+    params = {"slopes": slopes, "bias": -slopes.sum(0) / 2}
+    x = images(32, low=0.3, high=0.7)
+    labels = predicted(params, x, linear_classify)
+    distance = linear_distances(norm, params, x, labels).min(1)
+    epsilon = float(np.median(distance))
+    *_, final = autoattack(
+        linear_classify, params, x, labels, np.arange(32), norm=norm, epsilon=epsilon,
+        batch_size=32, budget=Budget(steps=40, queries=20),
+    )  # fmt: skip
+    clear = np.abs(distance / epsilon - 1) > 0.005
+    assert clear.sum() >= 28
+    np.testing.assert_array_equal(final.robust[clear], (distance > epsilon)[clear])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": "l1"}, "AutoAttack: norm='l1', it must be one of linf, l2"),
+        ({"epsilon": -1.0}, "AutoAttack: epsilon=-1.0, it must be 0 or more"),
+        ({"epsilon": float("nan")}, "AutoAttack: epsilon=nan, it must be 0 or more"),
+        ({"labels": np.array([0, 5])}, r"labels go from 0 to 5, the model has 5 classes"),
+        ({"labels": np.array([-1, 4])}, r"labels go from -1 to 4.*they must be in \[0, 5\)"),
+        ({"params": mlp_params(classes=3)}, "the model has 3 classes.*at least 4"),
+    ],
+)
+def test_mistakes_are_one_line(change, message):
+    arguments = {
+        "classify": classify, "params": mlp_params(), "images": images(2),
+        "labels": np.array([0, 1]), "indices": np.arange(2), "norm": "l2", "epsilon": 0.1,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=message) as error:
+        next(autoattack(**(arguments | change)))
+    assert "\n" not in str(error.value)
