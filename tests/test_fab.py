@@ -73,7 +73,8 @@ def test_step_onto_a_plane_is_the_shortest_in_the_box(norm, share):
     d = np.asarray(onto_plane(norm, points, slopes, values))
     assert np.all((points + d >= -1e-6) & (points + d <= 1 + 1e-6))
     np.testing.assert_allclose(values + (slopes * d).sum(1), 0, atol=2e-5)
-    shortest = [solve(norm, *plane) for plane in zip(*map(np.float64, (points, slopes, values)))]
+    exact = map(np.float64, (points, slopes, values))
+    shortest = [solve(norm, *plane) for plane in zip(*exact, strict=True)]
     np.testing.assert_allclose(distances(norm, d, 0 * d), shortest, rtol=1e-3)
     clipped = np.isclose(points + d, 0) | np.isclose(points + d, 1)
     assert np.any(clipped & (np.abs(d) > 1e-3))  # the box matters
@@ -159,10 +160,11 @@ def test_least_distance_of_a_linear_model_is_found(norm, edge):
     expected = linear_distances(norm, params, x, labels).min(1)
     if edge:
         values = np.asarray(logits(x), np.float64)
+        ahead = values - np.take_along_axis(values, labels[:, None], 1)
         slopes = np.asarray(params["slopes"], np.float64).T
         expected = np.array([
             min(
-                solve(norm, x[i].ravel().astype(float), slopes[t] - slopes[y], values[i, t] - values[i, y])
+                solve(norm, np.float64(x[i].ravel()), slopes[t] - slopes[y], ahead[i, t])
                 for t in range(6) if t != y
             )
             for i, y in enumerate(labels)

@@ -1,6 +1,7 @@
 """Square: its schedule by hand, and what one proposal may change."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ def test_l2_proposal_keeps_the_radius_and_moves_one_square_into_another():
     np.testing.assert_allclose(lengths, RADIUS, rtol=1e-5)
     emptied = np.all(np.abs(tried - 0.5) < 1e-7, axis=-1)
     changed = np.any(np.abs(tried - best) > 1e-6, axis=-1)
-    apart, ways = [], set()
+    apart = []
     for was, empty in zip(changed, emptied, strict=True):
         assert 9 <= was.sum() <= 18
         if was.sum() == 18:  # the squares do not overlap
@@ -176,6 +177,6 @@ def test_more_queries_are_never_worse(norm):
             lambda n=queries: square(norm, n)(logits, x, labels, 0.02, keys(np.arange(16)))
         )
         losses.append(np.asarray(margin(logits(run()), labels)))
-    for before, after in zip(losses[:-1], losses[1:], strict=True):
+    for before, after in itertools.pairwise(losses):
         assert np.all((after >= before - 1e-5) | (after > 0))
         assert np.mean(after > before) > 0.2
