@@ -158,7 +158,7 @@ def fallen(
     attack = theirs(name, model, **options)
     began, broken = clock(), np.zeros(len(x), bool)
     for i in range(0, len(x), size):
-        images = torch.tensor(x[i : i + size].transpose(0, 3, 1, 2))
+        images = torch.tensor(x[i : i + size]).permute(0, 3, 1, 2).contiguous()
         labels = torch.tensor(y[i : i + size].astype(np.int64))
         x_adv = attack(images, labels)
         with torch.no_grad():
@@ -198,18 +198,20 @@ def compare(size: Size, norm: str, batch_size: int) -> dict[str, Any]:
     figures["clean"] = float(standing.mean())
     for name, ((_, compiled),), (verdict, spent) in zip(ATTACKS, compiling, verdicts, strict=True):
         rows = np.flatnonzero(standing)
-        broken, theirs = fallen(name, model, x[rows], y[rows], batch_size, **options)
+        broken, their_time = fallen(name, model, x[rows], y[rows], batch_size, **options)
         standing[rows[broken]] = False
-        line = row(verdict.robust, spent, standing, theirs) | {"cpu_compiling": compiled[0]}
+        line = row(verdict.robust, spent, standing, their_time) | {
+            "cpu_compiling": round(float(compiled[0]), 1)
+        }
         figures["in turn"][name] = line
         print("in turn", name, line, flush=True)
     rows = np.flatnonzero(clean[0].robust)
     for name in ATTACKS:
         ((verdict, spent),) = timed(alone(ours, x, name, broken_by=clean[0].broken_by))
-        broken, theirs = fallen(name, model, x[rows], y[rows], batch_size, **options)
+        broken, their_time = fallen(name, model, x[rows], y[rows], batch_size, **options)
         standing = clean[0].robust
         standing[rows[broken]] = False
-        figures["alone"][name] = row(verdict.robust, spent, standing, theirs)
+        figures["alone"][name] = row(verdict.robust, spent, standing, their_time)
         print("alone", name, figures["alone"][name], flush=True)
     return figures
 

@@ -9,7 +9,7 @@ import pytest
 from robust import SHAPE, images, keys, linear_classify, linear_distances, predicted
 
 from adv_ssl.attacks import BALLS
-from adv_ssl.robustness.apgd import _directions, apgd, inner_radius, windows
+from adv_ssl.robustness.apgd import _directions, _review, _Search, apgd, inner_radius, windows
 from adv_ssl.robustness.losses import cross_entropy, targeted_dlr
 
 PIXELS = int(np.prod(SHAPE))
@@ -108,6 +108,38 @@ def test_path_is_that_of_a_plain_reading_of_the_paper(norm, epsilon):
         np.testing.assert_allclose(reached, value, rtol=1e-3)
         halved.append(halvings)
     assert min(halved) >= 3
+
+
+@pytest.mark.parametrize(
+    ("raised", "halved", "gain", "halves"),
+    [
+        (15, False, 1.0, True),  # 3/4 of the steps are not enough
+        (16, False, 1.0, False),
+        (16, True, 1.0, False),
+        (16, False, 0.0, True),  # the steps climbed, but to nothing new
+        (16, True, 0.0, False),  # a step that has just been halved gets its time
+        (15, True, 0.0, True),
+    ],
+)
+def test_step_is_halved_and_the_search_set_back_to_its_best(raised, halved, gain, halves):
+    state = _Search(
+        made=jnp.int32(20), x=jnp.zeros((1, 2)), previous=jnp.full((1, 2), 3.0),
+        gradient=jnp.full((1, 2), 4.0), loss=jnp.array([5.0]), best=jnp.ones((1, 2)),
+        best_gradient=jnp.full((1, 2), 2.0), best_loss=jnp.array([6.0 + gain]),
+        broken=jnp.array([False]), size=jnp.array([0.5]), raised=jnp.array([raised]),
+        checked_loss=jnp.array([6.0]), halved=jnp.array([halved]),
+    )  # fmt: skip
+    after = _review(state, jnp.int32(20))
+    expected = state._replace(
+        x=state.best if halves else state.x,
+        gradient=state.best_gradient if halves else state.gradient,
+        size=jnp.array([0.25 if halves else 0.5]),
+        raised=jnp.array([0]),
+        checked_loss=state.best_loss,
+        halved=jnp.array([halves]),
+    )
+    for name, value in expected._asdict().items():
+        np.testing.assert_array_equal(getattr(after, name), value, err_msg=name)
 
 
 @pytest.mark.parametrize("norm", BALLS)

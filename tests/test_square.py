@@ -172,7 +172,7 @@ def test_more_queries_are_never_worse(norm):
     labels = predicted(params, x)
     logits = functools.partial(classify, params)
     losses = [margin(logits(x), labels)]
-    for queries in (1, 8, 64):
+    for queries in (8, 64):
         run = jax.jit(
             lambda n=queries: square(norm, n)(logits, x, labels, 0.02, keys(np.arange(16)))
         )
