@@ -219,3 +219,12 @@ def test_wrong_classes_are_ranked_without_the_label():
 def test_fewer_than_four_classes_are_an_error():
     with pytest.raises(UserError, match=r"3 classes.* at least 4: attack this model with PGD"):
         targeted_dlr(LABEL)(LOGITS[:, :3], LABEL)
+
+
+def test_the_attack_climbs_the_margin_also_where_the_model_is_sure():
+    """A25. The cross-entropy of a sure model has no gradient in float32."""
+    logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 500.0, -1.0], [1.0, 1.0, 4.0]])
+    labels = jnp.array([0, 1, 1])
+    np.testing.assert_allclose(losses.margin(logits, labels), [-1.0, -500.0, 3.0])
+    gradient = jax.grad(lambda z: losses.margin(z, labels).sum())(logits)
+    np.testing.assert_array_equal(gradient, [[-1, 0, 1], [1, -1, 0], [0, -1, 1]])

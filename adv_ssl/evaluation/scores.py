@@ -16,6 +16,7 @@ from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.keys import named
 from adv_ssl.models.vit import ViT
+from adv_ssl.robustness.losses import margin
 from adv_ssl.task import Batch, Task
 from adv_ssl.tasks import supervised
 from adv_ssl.train import stop_if_preempted
@@ -70,16 +71,6 @@ def _attacked(
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
         x, _ = search(lambda x: margin(logits(x), batch["label"]), clean, keys)
     return clean, x, logits(x).argmax(-1)
-
-
-def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """By how much the best wrong class is ahead of the right one: [B, C], [B] -> [B] (A25).
-
-    Unlike the cross-entropy it has a gradient where the model is sure.
-    """
-    right = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    wrong = jnp.where(right, -jnp.inf, logits).max(axis=-1)
-    return wrong - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
 
 def count_correct(

@@ -8,26 +8,33 @@ A ``Verdict`` is all that is known so far; given back as ``verdict`` it is where
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from adv_ssl.attacks import BALLS
+from adv_ssl.attacks import BALLS, pgd
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.robustness.apgd import apgd
 from adv_ssl.robustness.fab import fab
-from adv_ssl.robustness.losses import check_classes, cross_entropy, targeted_dlr, wrong_class
+from adv_ssl.robustness.losses import (
+    check_classes,
+    cross_entropy,
+    margin,
+    targeted_dlr,
+    wrong_class,
+)
 from adv_ssl.robustness.square import square
 
 PyTree = Any
 Classify = Callable[[PyTree, Array], Array]  # (params, [B, H, W, C]) -> logits [B, classes]
 
 CLEAN = "clean"
-ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # in this order
+ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard, in this order
+PGD = "pgd"  # A25: fixed steps, the margin loss
 TARGETED = ("apgd-t", "fab-t")
 STANDS = ""
 
@@ -39,6 +46,8 @@ class Budget:
     steps: int = 100  # of APGD and FAB
     targets: int = 9  # wrong classes, most likely ones first
     queries: int = 5000  # of Square
+    pgd_steps: int = 40
+    restarts: int = 1  # of PGD
 
 
 class Verdict(NamedTuple):
@@ -65,6 +74,7 @@ def autoattack(
     epsilon: float,
     seed: int = 0,
     batch_size: int = 64,
+    attacks: Sequence[str] = ATTACKS,
     budget: Budget = Budget(),
     verdict: Verdict | None = None,
 ) -> Iterator[Verdict]:
@@ -84,21 +94,22 @@ def autoattack(
       epsilon: radius, in the unit of ``images``.
       seed: of all chance.
       batch_size: images attacked at once.
+      attacks: one after the other.
       budget: the effort.
       verdict: where to go on; its attacks are not made again.
 
     Raises:
       UserError: fewer than four classes.
     """
-    classes = _check(classify, params, images, labels, norm, epsilon)
+    classes = _check(classify, params, images, labels, norm, epsilon, attacks)
     if verdict is None:
         verdict = Verdict((), np.full(len(images), STANDS, "<U8"), images)
-    for attack in (CLEAN, *ATTACKS):
+    for attack in (CLEAN, *attacks):
         if attack in verdict.done:
             continue
         broken_by, x_adv = verdict.broken_by.copy(), verdict.x_adv.copy()
         key = named(jax.random.key(seed), attack)
-        for rank in range(min(budget.targets, classes - 1) if attack in TARGETED else 1):
+        for rank in range(_ranks(attack, budget, classes)):
             for rows in _batches(np.flatnonzero(broken_by == STANDS), batch_size):
                 batch = images[rows], labels[rows], indices[rows]
                 with jax.default_matmul_precision("float32"):
@@ -138,11 +149,21 @@ def _run(
         x_adv, _ = fab(norm, budget.steps)(logits, x, labels, epsilon, targets)
     elif attack == "square":
         x_adv = square(norm, budget.queries)(logits, x, labels, epsilon, keys)
+    elif attack == PGD:
+        search = pgd(norm, epsilon, budget.pgd_steps, 2.5 / budget.pgd_steps)
+        x_adv, _ = search(lambda x: margin(logits(x), labels), x, keys)
     else:
         x_adv = x
     distance = jax.vmap(BALLS[norm].norm)(x_adv - x)  # FAB may end outside
     broken = (logits(x_adv).argmax(-1) != labels) & (distance <= epsilon * (1 + 1e-6))
     return x_adv, broken
+
+
+def _ranks(attack: str, budget: Budget, classes: int) -> int:
+    """How often an attack is made: once for each target, or restart."""
+    if attack in TARGETED:
+        return min(budget.targets, classes - 1)
+    return budget.restarts if attack == PGD else 1
 
 
 def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -160,6 +181,7 @@ def _check(
     labels: np.ndarray,
     norm: str,
     epsilon: float,
+    attacks: Sequence[str],
 ) -> int:
     """The number of classes, of a task that the attacks are defined for."""
     if norm not in BALLS:
@@ -167,7 +189,8 @@ def _check(
     if not epsilon >= 0:
         raise UserError(f"AutoAttack: epsilon={epsilon}, it must be 0 or more, in pixels of [0, 1]")
     classes = jax.eval_shape(classify, params, images[:1]).shape[-1]
-    check_classes(classes)
+    if TARGETED[0] in attacks:
+        check_classes(classes)
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(
             f"AutoAttack: labels go from {labels.min()} to {labels.max()}, the model has {classes} "
