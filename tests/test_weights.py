@@ -222,6 +222,12 @@ def test_a_classifier_by_the_cls_token_gives_its_encoder_alone(tmp_path):
     assert "encoder/fc_norm/scale" in rows(report, "missing")
 
 
+def test_a_classifier_behind_something_that_is_dropped_is_dropped(tmp_path):
+    pool = {"attn_pool__latent": np.ones((1, 1, 32), np.float32)}
+    report = import_weights(changed(tmp_path / "x.safetensors", TIMM, **pool), tmp_path / "w", FOUR)
+    assert set(rows(report, "dropped")) == {"attn_pool.latent", "head.weight", "head.bias"}
+
+
 def test_half_precision_is_told_and_read(golden, tmp_path):
     kernel = files.read(TIMM).arrays["head.weight"]
     path = changed(tmp_path / "x.safetensors", TIMM, head__weight=kernel.astype(np.float16))
@@ -479,6 +485,8 @@ CHANGES = {
     "a far block": ({"blocks__999999999__norm1__bias": np.ones(32)}, "block 2 is missing"),
     "a missing parameter": ({"blocks__1__attn__qkv__bias": None}, r"block_1/attn/qkv/bias is miss"),
     "no norm": ({"fc_norm__weight": None, "fc_norm__bias": None}, "norm/bias and 1 more is miss"),
+    "half a head": ({"head__bias": None}, "head/bias is missing"),
+    "the other half": ({"head__weight": None}, "head/kernel is missing"),
     "half a norm": ({"fc_norm__bias": None}, r"encoder/fc_norm/bias is missing"),
     "no positions": ({"pos_embed": None}, "image size is unknown"),
     "positions of 15": ({"pos_embed": np.ones((1, 15, 32))}, "only a square grid"),

@@ -15,6 +15,9 @@ from adv_ssl.weights.layouts import Converted, Row
 Arrays = Mapping[str, np.ndarray]
 POSITIONS = "encoder/pos_embed"
 HEAD_WIDTH = 64
+_TELLING = ("patch_embed", "block_0/mlp/fc1")  # whose kernels tell the sizes
+_FINALS = ("fc_norm", "norm")  # of pooled features, of tokens: an encoder has one of them
+_FRESH = "not in the file: drawn anew by a stage that has one"
 
 
 def architecture_of(params: Arrays, heads: int | None, image_size: int | None) -> Architecture:
@@ -53,9 +56,6 @@ def architecture_of(params: Arrays, heads: int | None, image_size: int | None) -
     return Architecture(image_size, patch, width, depth, heads or width // HEAD_WIDTH, mlp)
 
 
-_TELLING = ("patch_embed", "block_0/mlp/fc1")
-
-
 def _needed(params: Arrays, name: str) -> np.ndarray:
     if name not in params or params[name].ndim != 2:
         raise UserError(f"{name} is missing: the file is not whole.")
@@ -74,19 +74,22 @@ def _depth(params: Arrays) -> int:
 def check(params: Arrays, architecture: Architecture, optional: frozenset[str]) -> list[Row]:
     """A row for each parameter of our encoder that ``params`` have not: ``optional``, a final norm.
 
+    A head may be missing as a whole.
+
     Raises:
       UserError: another one is missing, has another shape, or is none of ours.
     """
     expected = _shapes(architecture)
+    head = [params[name] for name in ("head/kernel", "head/bias") if name in params]
+    if head:
+        classes = head[0].shape[-1:]
+        expected |= {"head/kernel": (architecture.width, *classes), "head/bias": classes}
     missing = {name for name in expected if name not in params}
     finals = ({f"encoder/{norm}/{part}" for part in ("scale", "bias")} for norm in _FINALS)
     needed = sorted(missing - optional - next((pair for pair in finals if pair <= missing), set()))
     if needed:
         more = f" and {len(needed) - 1} more" * (len(needed) > 1)
         raise UserError(f"{needed[0]}{more} is missing: the file is not whole.")
-    if "head/kernel" in params:
-        classes = params["head/kernel"].shape[-1:]
-        expected |= {"head/kernel": (architecture.width, *classes), "head/bias": classes}
     for name, shape in expected.items():
         if name in params and params[name].shape != shape:
             raise UserError(f"{name} is {params[name].shape} there and {shape} here.")
@@ -96,10 +99,6 @@ def check(params: Arrays, architecture: Architecture, optional: frozenset[str]) 
     if any(not np.isfinite(array).all() for array in params.values()):
         raise UserError("there are numbers that are not finite in it.")
     return [Row("", name, "missing", _FRESH) for name in sorted(missing)]
-
-
-_FINALS = ("fc_norm", "norm")  # of pooled features, of tokens: an encoder has one of them
-_FRESH = "not in the file: drawn anew by a stage that has one"
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -99,7 +99,7 @@ _GOOGLE = {
 
 _TIMM_DROPPED = {
     r"mask_token|decoder_.*": "MAE's decoder: only the encoder is handed on",
-    r"head_drop\..*|pre_logits\..*|head_dist\..*": "belongs to a head that ours has not",
+    r"pre_logits\..*": "belongs to a head that ours has not",
     r"attn_pool\..*": "attention pooling: ours is the mean of the patch tokens",
 }
 _GOOGLE_DROPPED = {
@@ -152,6 +152,8 @@ def _from_timm(arrays: Arrays) -> Converted:
         drop_head(made, "it reads the cls token or normed tokens there, the tokens' mean here")
     elif "encoder/fc_norm/scale" not in made.params:
         drop_head(made, "there is no norm before it there, one is here")
+    elif any(re.match(r"pre_logits\.|attn_pool\.", name) for name in arrays):
+        drop_head(made, "it reads what is dropped here")
     return made
 
 
