@@ -36,6 +36,7 @@ setup(
         "scikit-learn>=1.7",
         "matplotlib>=3.10",
         "tensorboardX>=2.6.4",
+        "safetensors>=0.6",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],

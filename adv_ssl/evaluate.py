@@ -1,12 +1,15 @@
 """Scores a classifier by the rules of a suite.
 
 python -m adv_ssl.evaluate --weights=PATH --suite=imagenet|transfer|cifar10 --workdir=DIR
+python -m adv_ssl.evaluate --weights=PATH --suite=robust --workdir=DIR [--attack=autoattack]
+    [--norm=l2 --radii=0.125,0.25,0.5] [--norm=linf --radii=1/255,4/255] [--data=SET --split=SPLIT]
 
 PATH is the folder of a stage of a run, or a file of foreign weights, as adv_ssl.weights imports
 them. The same command again scores what is still missing. Exit codes: 0 done; 2 a mistake, told in
 one line; 75 stopped, what was scored is kept.
 """
 
+import fractions
 import pathlib
 from collections.abc import Sequence
 
@@ -15,18 +18,23 @@ from absl import flags
 from adv_ssl import command, provenance
 from adv_ssl.command import leave
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import page, predict, runner
+from adv_ssl.evaluation import page, predict, robust, runner
 from adv_ssl.evaluation.suites import SUITES
 from adv_ssl.files import held, read_json, write_json
 from adv_ssl.weights.transfer import import_weights
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
-_SUITE = flags.DEFINE_string("suite", None, ", ".join(SUITES))
+_SUITE = flags.DEFINE_string("suite", None, ", ".join([*SUITES, "robust"]))
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one, or to go on in.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Of TFDS; default: TFDS_DATA_DIR.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices.")
 _IMAGES = flags.DEFINE_integer("images", None, "The first so many of each set; default: all.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the corruptions that are made on the fly.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of corruptions made on the fly, and of attacks.")
+_DATA = flags.DEFINE_string("data", None, "robust: the set; default: ImageNet or CIFAR-10.")
+_SPLIT = flags.DEFINE_string("split", None, "robust: of --data.")
+_ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEARCHES)}.")
+_NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
+_RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -35,24 +43,50 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         leave(f"unexpected argument {rest[1]!r}: options begin with --.")
     if not (_WEIGHTS.value and _SUITE.value and _WORKDIR.value):
         leave("--weights=PATH, --suite=NAME and --workdir=DIR are needed.")
-    if _SUITE.value not in SUITES:
-        leave(f"--suite={_SUITE.value}: choose from {', '.join(SUITES)}.")
+    if _SUITE.value not in (*SUITES, "robust"):
+        leave(f"--suite={_SUITE.value}: choose from {', '.join(SUITES)}, robust.")
     return rest
 
 
 def _work(_: Sequence[str]) -> None:
     weights, workdir = pathlib.Path(str(_WEIGHTS.value)), pathlib.Path(str(_WORKDIR.value))
     options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value)
+    curve = _curve()
     if not weights.exists():
         raise UserError(f"--weights={weights}: there is no such file or folder.")
     with held(workdir):
         _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir))
         try:
-            runner.run(str(_SUITE.value), model, options, workdir)
+            if _SUITE.value == "robust":
+                source, crop = runner.data(model, _DATA.value, _SPLIT.value, _DATA_DIR.value)
+                robust.run(model, source, crop, curve, workdir)
+            else:
+                runner.run(str(_SUITE.value), model, options, workdir)
         finally:
             path = page.write(workdir)
     print(path)
+
+
+def _curve() -> robust.Curve:
+    radii = robust.RADII.get(_NORM.value, ()) if _RADII.value is None else _RADII.value
+    images = robust.IMAGES if _IMAGES.value is None else _IMAGES.value
+    return robust.Curve(
+        _NORM.value,
+        tuple(_radius(text) for text in radii),
+        _ATTACK.value,
+        images,
+        _SEED.value,
+        _BATCH_SIZE.value,
+    )
+
+
+def _radius(text: str) -> float:
+    """0.5 or 4/255."""
+    try:
+        return float(fractions.Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.") from None
 
 
 def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options) -> None:

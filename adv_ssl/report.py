@@ -125,7 +125,7 @@ def _headline(path: pathlib.Path) -> Html:
     name, attack = pretrain["task"]["name"], pretrain["attack"]
     title = f"{METHODS.get(name, name)}: nominal pre-training"
     if attack:
-        title = title.replace("nominal", "adversarial") + f", {_threat(attack)}"
+        title = title.replace("nominal", "adversarial") + f", {threat(attack)}"
         setup.append(f"PGD, {attack['steps']} steps of {attack['step_size']} ε")
     return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
 
@@ -139,7 +139,7 @@ def _sentence(path: pathlib.Path) -> Html:
         if record["dataset"] != dataset:
             dataset = record["dataset"]
             sentence.append(f" on {dataset}: ")
-        under = f"under {_threat(record['attack'])}" if record["attack"] else "clean"
+        under = f"under {threat(record['attack'])}" if record["attack"] else "clean"
         sentence += [tag("b", f"{100 * record['value']:.1f}%"), f" {under} "]
         sentence.append(f"(95% interval {_interval(record)}, n\xa0=\xa0{record['n']:,})")
     more = f"; {len(records) - HEADLINE} more below" if len(records) > HEADLINE else ""
@@ -214,7 +214,8 @@ def _top1(path: pathlib.Path) -> list[dict[str, Any]]:
     return records
 
 
-def _threat(attack: Mapping[str, Any]) -> str:
+def threat(attack: Mapping[str, Any]) -> str:
+    """Norm and radius of an attack, as the paper writes them."""
     return f"{NORMS.get(attack['norm'], attack['norm'])} ε\xa0=\xa0{_radius(attack)}"
 
 
@@ -276,7 +277,7 @@ def _gallery(path: pathlib.Path) -> Html:
         data["perturbation"] = 0.5 + factor * delta
         rows = [["clean_input", "perturbation", "attacked_input"]]
         note = (
-            f"{_threat(attack)}, {attack['steps']} PGD steps. Left to right: the clean image; the "
+            f"{threat(attack)}, {attack['steps']} PGD steps. Left to right: the clean image; the "
             f"perturbation {TIMES} {factor:g} about mid-grey; the attacked image."
         )
     if "clean_reconstruction" in data:
@@ -285,7 +286,7 @@ def _gallery(path: pathlib.Path) -> Html:
         if attack:
             rows.append(["perturbation", "attacked_input", "attacked_reconstruction"])
             note += (
-                f" Below: the same under {_threat(attack)}, {attack['steps']} PGD steps, first the "
+                f" Below: the same under {threat(attack)}, {attack['steps']} PGD steps, first the "
                 f"perturbation {TIMES} {factor:g} about mid-grey."
             )
         note += (

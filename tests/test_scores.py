@@ -1,7 +1,6 @@
 """Scores: each image once, the same whatever the batch, honest intervals."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY

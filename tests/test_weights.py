@@ -654,6 +654,15 @@ def test_attributes_of_a_dict_are_not_restored(tmp_path):
     assert torch_zip.read(pth(tmp_path / "y.pth", pickle.dumps(content))) == {}
 
 
+def test_the_options_beside_a_model_are_not_read(tmp_path):
+    """MAE's training saves its argparse.Namespace with the weights."""
+    content = {"model": OrderedDict(), "args": argparse.Namespace(lr=1e-3), "epoch": 7}
+    assert torch_zip.read(pth(tmp_path / "x.pth", pickle.dumps(content))) == {}
+    hostile = {"model": OrderedDict(), "args": argparse.Namespace(lr=pathlib.Path("x"))}
+    with pytest.raises(UserError, match=r"asks for pathlib\..*, which is refused"):
+        torch_zip.read(pth(tmp_path / "y.pth", pickle.dumps(hostile)))
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("HalfStorage", np.float16), ("BFloat16Storage", ml_dtypes.bfloat16), ("LongStorage", "i8")],

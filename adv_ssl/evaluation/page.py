@@ -8,7 +8,7 @@ from adv_ssl import figures
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.files import read_json, write_atomically
 from adv_ssl.markup import Html, arrays, document, image, join, table, tag
-from adv_ssl.report import provenance
+from adv_ssl.report import NORMS, provenance, threat
 
 Record = Mapping[str, Any]
 
@@ -18,12 +18,18 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     path = workdir / "results.json"
     records: list[Record] = read_json(path, list) if path.exists() else []
     weights = read_json(workdir / "evaluation.json", dict)["weights"]
+    (workdir / "figures").mkdir(exist_ok=True)
     sections: dict[str, Html] = {}
     for suite in dict.fromkeys(r["suite"] for r in records):
         mine = [r for r in records if r["suite"] == suite]
         sections[f"Suite {suite}"] = _scores(mine)
+        if suite == "robust":
+            sections["Robust curve"] = _curves(mine, workdir / "figures")
         if any(_is_cell(r) for r in mine):
             sections[f"Corruptions, {suite}"] = _cells(mine)
+    ladders = sorted((workdir / "robust").glob("doubts_*.json"))
+    if ladders:
+        sections["Doubts"] = join(*[_ladder(path) for path in ladders])
     wrong = [_wrong(p) for p in sorted((workdir / "figures").glob("wrong_*.npz"))]
     if wrong:
         sections["Wrong"] = join(*wrong)
@@ -34,12 +40,17 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _headline(records: Sequence[Record]) -> Html:
-    means = [r for r in records if r["kind"] == "summary" and r["value"] is not None]
-    scored = {r["dataset"] for r in records if r["value"] is not None and not _is_cell(r)}
-    lacking = {r["dataset"] for r in records if r["value"] is None and not _is_cell(r)}
-    text = f"{len(scored)} data sets and means scored, {len(lacking)} missing. "
-    told = [f"{r['source']}: {100 * r['value']:.1f}%" for r in means if r["metric"] == "top1"]
-    return tag("p", text, "; ".join(told), class_="scores")
+    """The scores, the corrupted sets by their mean alone; then how many are missing."""
+    own: dict[str, Record] = {}
+    for r in records:
+        under = f" under {threat(r['attack'])}" if r["attack"] else ""
+        own.setdefault(r["dataset"] + under, r)  # the first metric of a row is its own
+    shown = {name: r for name, r in own.items() if not _is_cell(r)}
+    scored = [f"{name} {100 * r['value']:.1f}%" for name, r in shown.items() if r["n"]]
+    lacking = [name for name, r in shown.items() if not r["n"]]
+    text = ", ".join(scored) or "nothing scored"
+    text += f"; missing: {', '.join(lacking)}." if lacking else "."
+    return tag("p", text, class_="scores")
 
 
 def _is_cell(record: Record) -> bool:
@@ -52,7 +63,7 @@ def _scores(records: Sequence[Record]) -> Html:
     for r in records:
         if _is_cell(r):
             continue
-        rule = tag("small", f"{r['metric']}, {r['source']}")
+        rule = tag("small", f"{r['metric']}, {_under(r['attack']) or r['source']}")
         name = tag("span", tag("b", r["dataset"]), " ", rule)
         if r["value"] is None:
             why = f"missing: {r.get('missing', 'nothing to count')}"
@@ -65,6 +76,53 @@ def _scores(records: Sequence[Record]) -> Html:
         rows.append((name, tag("b", value), interval, f"{r['n']:,}", pace, tag("small", flags)))
     head = ("data, rule", "score, %", "95% interval", "n", "images/s", "to be known")
     return table(head, rows, numbers=(1, 2, 3, 4), class_="results")
+
+
+def _under(attack: Mapping[str, Any] | None) -> str:
+    """An attack in words."""
+    if not attack:
+        return ""
+    effort = ", ".join(
+        f"{k} {v}" for k, v in attack.items() if k not in ("name", "norm", "epsilon")
+    )
+    return f"{attack['name']}, {threat(attack)} ({effort})"
+
+
+def _curves(records: Sequence[Record], folder: pathlib.Path) -> Html:
+    """Top-1 against radius, a picture for each norm, a curve for each set and attack."""
+    drawings = []
+    for norm in dict.fromkeys(r["attack"]["norm"] for r in records if r["attack"]):
+        scale = 255 if norm == "linf" else 1
+        curves: dict[str, list[list[float]]] = {}
+        for r in records:
+            if r["attack"] and r["attack"]["norm"] == norm:
+                clean = next(c for c in records if not c["attack"] and c["dataset"] == r["dataset"])
+                points = curves.setdefault(
+                    f"{r['dataset']}, {r['attack']['name']}",
+                    [[0.0, clean["value"], *clean["ci95"]]],
+                )
+                points.append([r["attack"]["epsilon"] * scale, r["value"], *r["ci95"]])
+        label = NORMS[norm] + (" radius, in 1/255" if norm == "linf" else " radius")
+        drawn = figures.robust_accuracy(curves, label)
+        drawings.append(image(folder, f"robust_{norm}", drawn, f"Top-1 over {label}"))
+    return tag("div", *drawings, class_="wide panels")
+
+
+def _ladder(path: pathlib.Path) -> Html:
+    """The rungs, and what is wrong with them."""
+    found = read_json(path, dict)
+    rows = [(name, f"{100 * share:.1f}") for name, share in found["accuracy"].items()]
+    rows.append(("zeros in the cross-entropy's gradient", f"{100 * found['zero_gradient']:.1f}"))
+    says = [tag("p", "✗ " + flag, class_="missing") for flag in found["flags"]]
+    well = tag(
+        "p", "✓ More effort breaks more, and a radius without bound breaks all.", class_="note"
+    )
+    about = (
+        f"{threat(found)}, the first {found['n']} images: the margin loss, more effort downwards."
+    )
+    head = ("attack", "%")
+    note = tag("p", about, class_="note")
+    return join(note, table(head, rows, numbers=(1,)), *(says or [well]))
 
 
 def _cells(records: Sequence[Record]) -> Html:
@@ -91,5 +149,7 @@ def _wrong(path: pathlib.Path) -> Html:
         below = tag("span", tag("b", label), tag("br"), tag("span", f"✗ {said}", class_="wrong"))
         cards.append(tag("figure", picture, tag("figcaption", below)))
     name = path.stem.removeprefix("wrong_")
-    shown = tag("div", *cards, class_="cards") if cards else tag("p", "nothing", class_="note")
+    shown = (
+        tag("div", *cards, class_="small cards") if cards else tag("p", "nothing", class_="note")
+    )
     return join(tag("h3", name), shown)

@@ -18,7 +18,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.evaluation import rules
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import wilson
-from adv_ssl.evaluation.suites import SUITES, Row, Scored
+from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, top1
 from adv_ssl.files import read_json, write_arrays, write_json
 
 Record = dict[str, Any]
@@ -78,8 +78,7 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
     except UserError as error:
         _log.info("%s: missing: %s", row.name, error)
         return [{**base, **_missing(str(error))}]
-    size = model.architecture.image_size
-    resize = round(size * 256 / 224) if row.crop else 0
+    size, resize = model.architecture.image_size, _resize(row, model)
     said = predict(model, source, row.name, resize, options.batch_size)
     scored = row.rule(said.logits, said.labels)
     records = [
@@ -125,6 +124,30 @@ def wnids() -> tuple[str, ...]:
 def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     pairs = enumerate(zip(ours, theirs, strict=False))
     return next((f"class {i}, {a} and {b}" for i, (a, b) in pairs if a != b), "their number")
+
+
+def data(model: Model, name: str | None, split: str | None, data_dir: str) -> tuple[Source, int]:
+    """The set to attack a model on, and the short side its images are resized to (0: stretched).
+
+    Without a name it is the one of ImageNet and CIFAR-10 that has the model's number of classes.
+    """
+    known = {1000: IMAGENET[0], 10: CIFAR10[0]}
+    if name is None and model.classes not in known:
+        raise UserError(
+            f"--data is needed: a model of {model.classes} classes is neither ImageNet's nor "
+            "CIFAR-10's; name a TFDS set, folder:/path or digits, and --split."
+        )
+    if name is None:
+        row = known[model.classes]
+    else:
+        crop = name.startswith("imagenet2012")
+        row = Row(name, name, split or "test", 0, crop, top1, "imagenet" if crop else name)
+    source = _open(row, model, Options(data_dir, 1, 0))
+    return source, _resize(row, model)
+
+
+def _resize(row: Row, model: Model) -> int:
+    return round(model.architecture.image_size * 256 / 224) if row.crop else 0
 
 
 def _corrupted(source: Source, corruption: tuple[str, int], seed: int) -> Source:

@@ -37,7 +37,8 @@ class Row(NamedTuple):
     corruption: tuple[str, int] | None = None  # made on the fly: type, severity
 
 
-def _top1(logits: np.ndarray, labels: np.ndarray) -> Scored:
+def top1(logits: np.ndarray, labels: np.ndarray) -> Scored:
+    """The rule of most sets."""
     right = rules.top1(logits, labels)
     return Scored({"top1": _counted(right)}, logits.argmax(-1), right)
 
@@ -84,31 +85,31 @@ SHAPE_AND_TEXTURE = Labels(
 )
 
 IMAGENET = (
-    Row("imagenet", "imagenet2012:5.*", "validation", 50_000, True, _top1),
+    Row("imagenet", "imagenet2012:5.*", "validation", 50_000, True, top1),
     Row("real", "imagenet2012_real:1.0.0", "validation", 50_000, True, _real, labels=REAL),
-    Row("v2", "imagenet_v2/matched-frequency:3.0.0", "test", 10_000, True, _top1),
+    Row("v2", "imagenet_v2/matched-frequency:3.0.0", "test", 10_000, True, top1),
     Row("a", "imagenet_a:0.1.0", "test", 7_500, True,
         functools.partial(_restricted, rules.imagenet_a_classes())),
     Row("r", "imagenet_r:0.2.0", "test", 30_000, True,
         functools.partial(_restricted, rules.imagenet_r_classes())),
-    Row("sketch", "imagenet_sketch:1.0.0", "test", 50_889, True, _top1),
+    Row("sketch", "imagenet_sketch:1.0.0", "test", 50_889, True, top1),
     # These are 224 pixels already: never a second crop (F, F2).
     Row("conflict", "geirhos_conflict_stimuli:1.0.0", "test", 1_280, False, _conflict,
         labels=SHAPE_AND_TEXTURE),
     *(Row(f"c/{name}_{severity}", f"imagenet2012_corrupted/{name}_{severity}:3.1.0", "validation",
-          50_000, False, _top1)
+          50_000, False, top1)
       for name in TYPES for severity in SEVERITIES),
 )  # fmt: skip
 TRANSFER = (
-    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, _top1, "cifar10"),
-    Row("cifar100", "cifar100:3.0.2", "test", 10_000, False, _top1, "cifar100"),
-    Row("sun397", "sun397/tfds:4.0.0", "test", 21_750, False, _top1, "sun397"),
-    Row("resisc45", "resisc45:3.0.0", "train[80%:]", 6_300, False, _top1, "resisc45"),
-    Row("dmlab", "dmlab:2.0.1", "test", 22_735, False, _top1, "dmlab"),
+    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10"),
+    Row("cifar100", "cifar100:3.0.2", "test", 10_000, False, top1, "cifar100"),
+    Row("sun397", "sun397/tfds:4.0.0", "test", 21_750, False, top1, "sun397"),
+    Row("resisc45", "resisc45:3.0.0", "train[80%:]", 6_300, False, top1, "resisc45"),
+    Row("dmlab", "dmlab:2.0.1", "test", 22_735, False, top1, "dmlab"),
 )
 CIFAR10 = (
-    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, _top1, "cifar10"),
-    *(Row(f"c/{name}_{severity}", "cifar10:3.0.2", "test", 10_000, False, _top1, "cifar10",
+    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10"),
+    *(Row(f"c/{name}_{severity}", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10",
           corruption=(name, severity))
       for name in TYPES for severity in SEVERITIES),
 )  # fmt: skip

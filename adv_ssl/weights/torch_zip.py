@@ -67,6 +67,13 @@ class _Dict(dict[str, Any]):
         pass
 
 
+class _Options:
+    """In the place of the options that MAE's training saves beside the model: they are not read."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
 class _Unpickler(pickle.Unpickler):
     """Rebuilds numpy arrays where torch would rebuild tensors."""
 
@@ -88,6 +95,8 @@ class _Unpickler(pickle.Unpickler):
             return _DTYPES[name]
         if (module, name) == ("collections", "OrderedDict"):
             return _Dict
+        if (module, name) == ("argparse", "Namespace"):
+            return _Options
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild
         self._refuse(f"{module}.{name}")

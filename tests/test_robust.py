@@ -1,0 +1,200 @@
+"""The robust suite: curves that fall, runs that go on, attacks that doubt themselves."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from adv_ssl.data.sources import Records, Source
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation import doubts, page, predict, robust
+from adv_ssl.evaluation.predict import Model
+from adv_ssl.models.vit import Architecture
+from adv_ssl.robustness.autoattack import Budget
+
+SIDE, CLASSES = 4, 5
+ARCHITECTURE = Architecture(SIDE, 2, 4, 1, 1, 4)
+QUICK = Budget(steps=6, targets=2, queries=20, pgd_steps=6)
+COUNT = 30
+
+
+def network(params, x):
+    """A random network of one hidden layer, in the place of the ViT."""
+    return jnp.tanh((x.reshape(len(x), -1) - 0.5) @ params["in"]) @ params["head"]["kernel"]
+
+
+def sure(params, x):
+    """The same with logits so far apart that float32 knows no other class."""
+    return 1e6 * network(params, x)
+
+
+def stepped(params, x):
+    """Flat between steps: no gradient at all."""
+    return network(params, jnp.round(x * 8) / 8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(0)
+    params = {
+        "in": 4 * rng.standard_normal((SIDE * SIDE * 3, 16), np.float32) / SIDE,
+        "head": {"kernel": rng.standard_normal((16, CLASSES), np.float32)},
+    }
+    return Model(ARCHITECTURE, params, ())
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    for module in (robust, doubts, predict):
+        monkeypatch.setattr(module, "classifier", lambda architecture: network)
+
+
+@pytest.fixture(scope="module")
+def source(model):
+    """Images that the network classifies right, but for the last five."""
+    images = np.random.default_rng(1).integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
+    labels = np.asarray(network(model.params, images.astype(np.float32) / 255)).argmax(-1)
+    labels[-5:] = (labels[-5:] + 1) % CLASSES
+    return Source(
+        Records("noise", COUNT, CLASSES, lambda i: (images[i], labels[i])), CLASSES, tuple("abcde")
+    )
+
+
+def curve(**changes) -> robust.Curve:
+    options = {
+        "norm": "l2", "radii": (0.05, 0.2, 3.0), "attack": "apgd", "images": 100, "seed": 0,
+        "batch_size": 8, "budget": QUICK,
+    }  # fmt: skip
+    return robust.Curve(**(options | changes))
+
+
+@pytest.mark.parametrize("attack", robust.SEARCHES)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_curve_falls_from_clean_to_nothing(attack, norm, model, source, plain, tmp_path):
+    radii = {"l2": (0.05, 0.2, 3.0), "linf": (0.01, 0.05, 0.9)}[norm]
+    asked = curve(attack=attack, norm=norm, radii=radii)
+    records = robust.run(model, source, 0, asked, tmp_path)
+    values = [r["value"] for r in records]
+    assert values[0] == 25 / 30
+    assert values == sorted(values, reverse=True)
+    assert values[1] > values[2] > values[3] == 0
+    assert [(r["attack"] or {"epsilon": 0.0})["epsilon"] for r in records] == [0.0, *radii]
+    assert {r["n"] for r in records} == {COUNT}
+    assert sum(records[3]["fell_to"].values()) == COUNT
+    assert records == tiny.results(tmp_path)
+
+
+def test_a_stopped_search_goes_on_where_it_was(model, source, plain, tmp_path, monkeypatch):
+    """In chunks of 8 images, stopped in the third: the same records, and no chunk twice."""
+    monkeypatch.setattr(robust, "CHUNK", 8)
+    whole = robust.run(model, source, 0, curve(), tmp_path / "whole")
+    search, chunks = robust._attacked, []
+
+    def stopping(model, chunk, asked):
+        chunks.append(int(chunk["index"][0]))
+        if len(chunks) == 3:
+            raise KeyboardInterrupt
+        return search(model, chunk, asked)
+
+    monkeypatch.setattr(robust, "_attacked", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        robust.run(model, source, 0, curve(), tmp_path / "run")
+    again = robust.run(model, source, 0, curve(), tmp_path / "run")
+    assert chunks == [0, 8, 16, 16, 24]
+    timeless = [[{**r, "seconds": 0} for r in records] for records in (whole, again)]
+    assert timeless[0] == timeless[1]
+
+
+def test_the_chunk_and_the_batch_change_nothing(model, source, plain, tmp_path, monkeypatch):
+    values = []
+    for size, batch_size in ((256, 30), (7, 3)):
+        monkeypatch.setattr(robust, "CHUNK", size)
+        records = robust.run(model, source, 0, curve(batch_size=batch_size), tmp_path / str(size))
+        values.append([r["value"] for r in records])
+    assert values[0] == values[1]
+
+
+def test_another_seed_or_budget_is_another_search(model, source, plain, tmp_path):
+    robust.run(model, source, 0, curve(), tmp_path)
+    robust.run(model, source, 0, curve(seed=1), tmp_path)
+    robust.run(model, source, 0, curve(budget=Budget(steps=3, targets=1)), tmp_path)
+    assert len(list((tmp_path / "robust").glob("apgd_l2_*_000000.json"))) == 3
+
+
+def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
+    robust.run(model, source, 0, curve(), tmp_path)
+    (tmp_path / "evaluation.json").write_text(json.dumps({"weights": "w"}))
+    (tmp_path / "provenance.json").write_text("{}")
+    monkeypatch.setattr(page, "provenance", lambda path: "")
+    text = page.write(tmp_path).read_text()
+    for said in ("Robust curve", "Doubts", "PGD-40, 3 restarts", "apgd, L2 ε\xa0=\xa00.05"):
+        assert said in text
+
+
+def ladder(classify, model, source, monkeypatch, norm="l2"):
+    monkeypatch.setattr(doubts, "classifier", lambda architecture: classify)
+    images = np.stack([source.records[i]["image"] for i in range(25)]).astype(np.float32) / 255
+    labels = np.array([source.records[i]["label"] for i in range(25)])
+    jax.clear_caches()
+    return doubts.ladder(model, images, labels, norm, {"l2": 0.2, "linf": 0.05}[norm], 0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_nothing_is_wrong_with_a_plain_network(norm, model, source, monkeypatch):
+    found = ladder(network, model, source, monkeypatch, norm)
+    assert found["flags"] == []
+    values = list(found["accuracy"].values())
+    assert values[0] == 1.0
+    assert values[-1] == 0.0
+    assert values[0] >= values[1] > values[2] >= values[4]
+
+
+def test_logits_that_mask_the_gradient_are_named(model, source, monkeypatch):
+    """Where a network is sure, the cross-entropy has no gradient in float32."""
+    found = ladder(sure, model, source, monkeypatch)
+    assert found["zero_gradient"] > 0.8
+    assert any("masked gradients; attacks by cross-entropy are blind" in f for f in found["flags"])
+
+
+def test_a_network_of_steps_is_named(model, source, monkeypatch):
+    found = ladder(stepped, model, source, monkeypatch)
+    assert any("a radius that holds every image" in flag for flag in found["flags"])
+    assert found["zero_gradient"] == 1.0
+
+
+def test_a_weaker_rung_above_a_stronger_one_is_named():
+    names = ["clean", *(rung.name for rung in doubts.LADDER)]
+    well = dict(zip(names, (0.9, 0.9, 0.5, 0.45, 0.44, 0.44, 0.0), strict=True))
+    assert doubts.flags(well, 0.0, 256) == []
+    (flag,) = doubts.flags(well | {"PGD-40": 0.6}, 0.0, 256)
+    assert flag.startswith("PGD-40 breaks less than PGD-10 (60.0% and 45.0% stand)")
+
+
+def test_what_square_alone_breaks_is_doubted():
+    record = functools.partial(robust._record, 0.5, curve=curve(), what="x", seconds=1.0)
+    stands = [""] * 90
+    assert record([*stands, *["apgd-t"] * 10])["flags"] == []
+    (flag,) = record([*stands, *["apgd-t"] * 5, *["square"] * 5])["flags"]
+    assert flag.startswith("Square broke 5 images that attacks by gradient left")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"norm": "l1"}, "--norm=l1: choose from linf, l2"),
+        ({"attack": "cw"}, "--attack=cw: choose from pgd, apgd, autoattack"),
+        ({"radii": ()}, "--radii: name one"),
+        ({"radii": (0.0, 1.0)}, "--radii: 0 is not above 0"),
+        ({"norm": "linf", "radii": (4.0,)}, "did you mean 4/255"),
+        ({"radii": (2.0, 1.0)}, "each once, going up"),
+        ({"images": 0}, "--images=0"),
+        ({"batch_size": 0}, "--batch_size=0"),
+    ],
+)
+def test_mistakes(changes, said):
+    with pytest.raises(UserError, match=said):
+        curve(**changes)
