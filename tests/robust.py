@@ -11,8 +11,9 @@ PIXELS = int(np.prod(SHAPE))
 
 def mlp_params(seed: int = 0, classes: int = CLASSES, steepness: float = 8.0) -> dict:
     rng = np.random.default_rng(seed)
+    slopes = steepness / np.sqrt(PIXELS) * rng.standard_normal((PIXELS, 16))
     return {
-        "in": steepness * rng.standard_normal((PIXELS, 16), np.float32) / np.sqrt(PIXELS),
+        "in": slopes.astype(np.float32),
         "out": rng.standard_normal((16, classes), np.float32),
     }
 
