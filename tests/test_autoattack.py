@@ -104,6 +104,20 @@ def test_seed_decides_the_points(whole):
     assert np.any(other.x_adv != results[1].x_adv)
 
 
+def test_index_of_an_image_decides_its_points(whole):
+    norm, results = whole
+    fallen = np.flatnonzero(results[1].broken_by == "apgd-ce")[0]
+    params, x, labels = setting()
+    copies, same = np.repeat(x[[fallen]], 3, 0), np.repeat(labels[[fallen]], 3)
+    _, verdict, *_ = autoattack(
+        classify, params, copies, same, np.array([5, 6, 5]), norm=norm, epsilon=RADIUS[norm],
+        batch_size=BATCH, budget=BUDGET,
+    )  # fmt: skip
+    assert verdict.broken_by.tolist() == 3 * ["apgd-ce"]
+    np.testing.assert_array_equal(verdict.x_adv[0], verdict.x_adv[2])
+    assert np.any(verdict.x_adv[0] != verdict.x_adv[1])
+
+
 def test_number_of_images_radius_and_parameters_compile_nothing(whole):
     norm, _ = whole
     compiled = module._run._cache_size()

@@ -174,6 +174,48 @@ def test_least_distance_of_a_linear_model_is_found(norm, edge):
     np.testing.assert_allclose(found, expected, rtol=0.015)
 
 
+def plain_fab(norm, params, clean, label, target, steps):
+    """The paper's algorithm for one image far from the box's edges, in float64.
+
+    Returns: (least distance, the last one of a misclassified point).
+    """
+    inner, outer = np.float64(params["in"]), np.float64(params["out"])
+    size = lambda d: np.abs(d).max() if norm == "linf" else np.linalg.norm(d)  # noqa: E731
+    x, nearest, last = clean, np.inf, np.inf
+    for _ in range(steps):
+        hidden = np.tanh((x - 0.5) @ inner)
+        ahead = hidden @ (outer[:, target] - outer[:, label])
+        slope = inner @ ((1 - hidden**2) * (outer[:, target] - outer[:, label]))
+        uphill = np.sign(slope) if norm == "linf" else slope
+        rate = uphill @ slope
+        from_x = -ahead / rate * uphill
+        from_clean = -(ahead + slope @ (clean - x)) / rate * uphill
+        alpha = min(size(from_x) / (size(from_x) + size(from_clean)), 0.1)
+        x = (1 - alpha) * (x + 1.05 * from_x) + alpha * (clean + 1.05 * from_clean)
+        if np.argmax(np.tanh((x - 0.5) @ inner) @ outer) != label:
+            last = size(x - clean)
+            nearest = min(nearest, last)
+            x = clean + 0.9 * (x - clean)
+    return nearest, last
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_path_is_that_of_a_plain_reading_of_the_paper(norm):
+    params, x, steps = mlp_params(), images(12, low=0.4, high=0.6), 15
+    labels = predicted(params, x)
+    logits = functools.partial(classify, params)
+    targets = np.asarray(wrong_class(logits(x), labels, 1))
+    _, found = jax.jit(lambda: fab(norm, steps)(logits, x, labels, 0.0, targets))()
+    plain = np.array([
+        plain_fab(norm, params, np.float64(image.ravel()), label, target, steps)
+        for image, label, target in zip(x, labels, targets, strict=True)
+    ])  # fmt: skip
+    assert np.isfinite(plain).all()
+    assert plain.max() < 0.4  # the edges were never reached
+    assert np.any(plain[:, 1] > 1.001 * plain[:, 0])  # the last point is not always the nearest
+    np.testing.assert_allclose(found, plain[:, 0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("norm", BALLS)
 def test_more_steps_come_no_farther(norm):
     params, x = mlp_params(), images(16)

@@ -77,10 +77,9 @@ def test_attack_breaks_images_that_noise_does_not(attack, norm):
     lengths = distances(norm, noise, 0 * noise)[:, None, None, None]
     noisy = predicted(params, np.clip(x + epsilon * noise / lengths, 0, 1)) != labels
     x_adv = run(attack, norm, STEPS, params, x, labels, epsilon, ALL)
-    near = distances(norm, x_adv, x) <= epsilon * (1 + 1e-6)
-    broken = (predicted(params, x_adv) != labels) & near
-    assert noisy.mean() < 0.15
-    assert 0.3 < broken.mean() < 0.9
+    inside = distances(norm, x_adv, x) <= epsilon * (1 + 1e-6)
+    broken = inside & (predicted(params, x_adv) != labels)
+    assert noisy.mean() + 0.1 < broken.mean() < 0.95
 
 
 @pytest.mark.parametrize(("attack", "norm"), EVERY)
@@ -93,18 +92,21 @@ def test_an_image_that_is_wrong_already_is_given_back(attack, norm):
 
 
 @pytest.mark.parametrize(("attack", "norm"), IN_BALL)
-def test_result_is_never_worse_than_the_clean_image(attack, norm):
-    """After one step or query, when the search is often still below where it started."""
-    params, x, labels = right_images()
-    logits = functools.partial(classify, params)
-    targets = wrong_class(logits(x), labels, 0)
-    loss = {"apgd-ce": cross_entropy, "apgd-t": targeted_dlr(targets), "square": margin}[attack]
-    x_adv = run(attack, norm, 1, params, x, labels, 1e-3, ALL)
-    before, after = loss(logits(x), labels), loss(logits(x_adv), labels)
-    assert np.all((after > before - 1e-5) | (predicted(params, x_adv) != labels))
-    assert np.mean(after > before) > 0.3
-    if attack == "square":  # random points are as often worse
-        assert np.any(np.all(np.asarray(x_adv) == x, (1, 2, 3)))
+def test_an_image_from_which_all_ways_lead_down_is_given_back(attack, norm):
+    """Never worse than the clean image: its loss is the highest there is."""
+    x, labels = images(4), np.zeros(4, np.int32)
+
+    def logits(points):
+        down = 1 + jnp.square(points - x).sum((1, 2, 3))
+        return jnp.stack([down, 0 * down, -down, -down], axis=1)
+
+    if attack == "square":
+        search = square(norm, 10)
+    else:
+        loss = cross_entropy if attack == "apgd-ce" else targeted_dlr(np.ones(4, np.int32))
+        search = apgd(norm, 10, loss)
+    x_adv = jax.jit(lambda x: search(logits, x, labels, RADIUS[norm], keys(np.arange(4))))(x)
+    np.testing.assert_array_equal(x_adv, x)
 
 
 @pytest.mark.parametrize(("attack", "norm"), EVERY)
@@ -117,10 +119,14 @@ def test_image_and_key_alone_decide(attack, norm):
     order = np.random.default_rng(0).permutation(COUNT)
     mixed = attacked(x[order], labels[order], RADIUS[norm], ALL[order])
     np.testing.assert_array_equal(mixed, together[order])
-    first = np.arange(COUNT) < 8
-    others = np.where(first, labels, (labels + 1) % CLASSES).astype(np.int32)
-    half = attacked(x, others, RADIUS[norm], ALL)
-    np.testing.assert_array_equal(half[first], together[first])
+    inside = distances(norm, together, x) <= RADIUS[norm] * (1 + 1e-6)
+    fell = inside & (predicted(params, together) != labels)
+    assert 0 < fell.sum() < COUNT
+    wrong = (labels + 1) % CLASSES  # neighbours that fall at once, so that the search ends early
+    for chosen in (fell, ~fell):
+        neighbours = np.where(chosen, labels, wrong).astype(np.int32)
+        among = attacked(x, neighbours, RADIUS[norm], ALL)
+        np.testing.assert_array_equal(among[chosen], together[chosen])
     moved = attacked(x, labels, RADIUS[norm], keys(np.arange(COUNT), seed=1))
     assert np.any(moved != together) == (attack != "fab-t")  # chance plays no part in FAB
 

@@ -148,6 +148,20 @@ def test_l2_proposal_keeps_the_radius_and_moves_one_square_into_another():
         assert places.max(0).tolist() == [HEIGHT - SIDE, WIDTH - SIDE]
 
 
+def test_l2_proposal_from_nothing_is_a_pair_of_bumps_either_way_round():
+    tried = proposals("l2", np.full(SHAPE, 0.5, np.float32)) - 0.5
+    ways = {"upright": 0, "lying": 0}
+    for d in tried:
+        row, height, column, width = bounds(np.any(np.abs(d) > 1e-6, axis=-1))
+        assert (height, width) == (SIDE, SIDE)
+        for channel in np.moveaxis(d[row : row + SIDE, column : column + SIDE], -1, 0):
+            signed = channel * np.sqrt(CHANNELS) / RADIUS * np.sign(channel[0, 0])
+            upright = np.allclose(signed, bumps(SIDE), atol=1e-5)
+            assert upright or np.allclose(signed, bumps(SIDE).T, atol=1e-5)
+            ways["upright" if upright else "lying"] += 1
+    assert min(ways.values()) > 0.4 * CHANNELS * DRAWS
+
+
 def test_mass_moved_in_l2_by_hand():
     """One channel has 3 in the square that is taken, 4 in the one given: 5, and half the unused."""
     d = np.zeros((4, 4, 2), np.float32)

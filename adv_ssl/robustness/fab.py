@@ -17,6 +17,7 @@ from adv_ssl.robustness.losses import Logits, of_class
 ALPHA_MAX = 0.1  # the largest weight of the image itself
 ETA = 1.05  # how far beyond the plane a step goes
 BETA = 0.9  # how far a misclassified point stays from the image
+ROUNDING = 2.0**-23  # of a pixel, with room
 
 
 class _Search(NamedTuple):
@@ -64,7 +65,9 @@ def fab(
 
         def advance(state: _Search) -> _Search:
             slopes, leads = jax.grad(lead, has_aux=True)(state.x)
-            # The plane is {p: leads + slopes (p - state.x) = 0}.
+            # The plane is {p: leads + slopes (p - state.x) = 0}, one rounding beyond the boundary:
+            # right before it a step would be lost in the pixels' last digits, and all after it.
+            leads -= ROUNDING * jnp.abs(slopes).sum(1)
             across = leads + jnp.sum(slopes * (clean - state.x), axis=1)
             from_x = onto_plane(norm, state.x, slopes, leads)
             from_clean = onto_plane(norm, clean, slopes, across)
