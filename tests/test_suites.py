@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tfds_sets
 import tiny
+from absl import flags
 from conftest import ROOT, TINY
 
+from adv_ssl import evaluate as evaluate_command
 from adv_ssl import provenance
 from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.errors import UserError
@@ -174,21 +176,25 @@ def test_the_same_command_again_scores_nothing_again(scored, sets, classifier, m
     assert runner.run("imagenet", predict.load(classifier), options, scored) == before
 
 
-def test_batches_and_devices_change_nothing(sets, classifier, scored, tmp_path):
-    for batch_size, devices in ((1, 1), (3, 2), (64, 8)):
-        workdir = tmp_path / f"{batch_size}"
-        done = evaluate(
-            f"--weights={classifier}", "--suite=imagenet", f"--workdir={workdir}",
-            f"--data_dir={sets}", f"--batch_size={batch_size}", devices=devices,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        ours, theirs = (
-            [(r["dataset"], r["metric"], r["value"], r["n"]) for r in tiny.results(folder)]
-            for folder in (workdir, scored)
-        )
-        assert [*ours] == [*theirs]
-        devices_used = json.loads((workdir / "provenance.json").read_text())["devices"]
-        assert len(devices_used) == devices
+def told(records):
+    return [(r["dataset"], r["metric"], r["value"], r["n"]) for r in records]
+
+
+def test_batches_change_nothing(sets, classifier, scored, tmp_path):
+    model = predict.load(classifier)
+    records = runner.run("imagenet", model, runner.Options(str(sets), 3, 0), tmp_path)
+    assert told(records) == told(tiny.results(scored))
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_change_nothing(devices, sets, classifier, scored, tmp_path):
+    done = evaluate(
+        f"--weights={classifier}", "--suite=imagenet", f"--workdir={tmp_path}",
+        f"--data_dir={sets}", "--batch_size=3", devices=devices,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert told(tiny.results(tmp_path)) == told(tiny.results(scored))
+    assert len(json.loads((tmp_path / "provenance.json").read_text())["devices"]) == devices
 
 
 def test_a_missing_set_is_a_row_and_in_no_mean(sets, classifier, tmp_path):
@@ -268,9 +274,24 @@ def test_corruptions_on_the_fly(real_data, tmp_path):
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),
     ],
 )
-def test_mistakes_in_the_command(arguments, said, tmp_path):
+def test_mistakes_in_the_command(arguments, said, tmp_path, capsys):
     arguments = [a.replace("--workdir=w", f"--workdir={tmp_path / 'w'}") for a in arguments]
-    done = evaluate(*arguments)
+    flags.FLAGS.unparse_flags()
+    try:
+        with pytest.raises((SystemExit, UserError)) as raised:
+            evaluate_command._work(evaluate_command._parse_flags(["evaluate", *arguments]))
+    finally:
+        for name in ("weights", "suite", "workdir", "images", "batch_size"):
+            flags.FLAGS[name].unparse()
+    shown = capsys.readouterr()
+    text = shown.err if raised.type is SystemExit else str(raised.value)
+    assert said in text
+    assert "\n" not in text.strip()
+    assert shown.out == ""
+
+
+def test_a_mistake_ends_with_one_line_and_2(tmp_path):
+    done = evaluate("--weights=README.md", "--suite=imagenet", f"--workdir={tmp_path / 'w'}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert done.stderr.startswith("adv_ssl: README.md")
     assert done.stderr.count("\n") == 1
