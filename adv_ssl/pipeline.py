@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from adv_ssl import checkpoint, pictures, provenance, report, stage
@@ -100,6 +101,11 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
             raise UserError(
                 f"config.{name}.batch_size={options.batch_size} is more than the {images} images "
                 f"of {source.records.what}: lower it, or take a larger split."
+            )
+        if options.batch_size % jax.device_count():
+            raise UserError(
+                f"config.{name}.batch_size={options.batch_size}: must be divisible by the "
+                f"{jax.device_count()} devices."
             )
         if i == 0 and classifies and source.num_classes == 0:
             raise UserError(

@@ -25,6 +25,14 @@ def replicate(tree: PyTree) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
 
 
+def replicated(shapes: PyTree) -> PyTree:
+    """The shapes and types of arrays, to be read onto every device."""
+    everywhere = NamedSharding(mesh(), PartitionSpec())
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes
+    )
+
+
 def rounded_up(batch_size: int) -> int:
     """The smallest batch that can be split and is no smaller."""
     return -(-batch_size // jax.device_count()) * jax.device_count()

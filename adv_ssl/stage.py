@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adv_ssl import optim, tasks, train
+from adv_ssl import optim, sharding, tasks, train
 from adv_ssl.checkpoint import Checkpoints, State, hand_over
 from adv_ssl.config import Config, Stage
 from adv_ssl.data.loader import train_batches
@@ -114,9 +114,10 @@ def run(
     write_json(folder / "classes.json", source.class_names)
     with Checkpoints(folder / "checkpoints", config.model, averaged) as checkpoints:
         fresh = checkpoints.latest() is None
-        state = random() if fresh else checkpoints.restore(jax.eval_shape(random))
+        like = sharding.replicated(jax.eval_shape(random))
+        state = sharding.replicate(random()) if fresh else checkpoints.restore(like)
         if fresh and pretrained is not None:
-            state = _receive_encoder(stage, state, pretrained, folder)
+            state = sharding.replicate(_receive_encoder(stage, state, pretrained, folder))
         start = int(state.step)
         if start == steps and not fresh:
             return state
@@ -130,7 +131,7 @@ def run(
         with Writer(folder, start) as writer:
             return train.run(
                 name,
-                lambda state, batch: train.train_step(recipe, state, batch, key),
+                lambda state, batch: train.train_step(recipe, state, sharding.split(batch), key),
                 state,
                 batches(name, config, stage, source, start, steps),
                 steps,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from scipy import stats
 
+from adv_ssl import sharding
 from adv_ssl.attacks import pgd
 from adv_ssl.config import AttackConfig, Evaluation
 from adv_ssl.data.loader import eval_batches
@@ -83,13 +84,13 @@ def count_correct(
 ) -> tuple[int, int]:
     """(correct, all) over every image of ``source``, each counted once."""
     correct = total = 0
-    size = min(options.batch_size, len(source.records))
+    size = sharding.rounded_up(min(options.batch_size, len(source.records)))
     for batch in eval_batches(
         source, image_size=image_size, resize=options.resize, batch_size=size
     ):
         stop_if_preempted()
         mask = batch.pop("mask")
-        _, _, predicted = attacked(task, attack, params, batch, key)
+        _, _, predicted = attacked(task, attack, params, sharding.split(batch), key)
         correct += int(((np.asarray(predicted) == batch["label"]) & mask).sum())
         total += int(mask.sum())
     return correct, total
