@@ -88,54 +88,28 @@ def apgd(
             losses = loss(outputs, labels)
             return losses.sum(), (losses, outputs.argmax(-1) != labels)
 
-        def climb(state: _Search) -> _Search:
+        slope = jax.grad(judge, has_aux=True)
+
+        def climb(state: _Search) -> Array:
             a = jnp.where(state.made == 0, 1.0, MOMENTUM)
             # A sure model's gradient is small, not zero: scaled, it keeps its direction in float32.
             largest = jnp.abs(state.gradient).max(1, keepdims=True)
             uphill = jax.vmap(ball.ascend)(state.gradient / jnp.maximum(largest, 1e-37))
             moved = into_ball(state.x + state.size[:, None] * uphill)
-            points = into_ball(
-                state.x + a * (moved - state.x) + (1 - a) * (state.x - state.previous)
-            )
-            gradient, (losses, wrong) = jax.grad(judge, has_aux=True)(points)
-            better = ~state.broken & ((losses > state.best_loss) | wrong)
-            return state._replace(
-                made=state.made + 1,
-                x=points,
-                previous=state.x,
-                gradient=gradient,
-                loss=losses,
-                best=jnp.where(better[:, None], points, state.best),
-                best_gradient=jnp.where(better[:, None], gradient, state.best_gradient),
-                best_loss=jnp.where(better, losses, state.best_loss),
-                broken=state.broken | wrong,
-                raised=state.raised + (losses > state.loss),
-            )
+            onward = a * (moved - state.x) + (1 - a) * (state.x - state.previous)
+            return into_ball(state.x + onward)
 
         def advance(state: _Search) -> _Search:
             window = ends[state.made]
-            state = climb(state)
+            points = climb(state)
+            gradient, (losses, wrong) = slope(points)
+            state = _record(state, points, gradient, losses, wrong)
             return jax.lax.cond(window > 0, lambda s: _review(s, window), lambda s: s, state)
 
-        gradient, (losses, wrong) = jax.grad(judge, has_aux=True)(
-            start := into_ball(clean + epsilon * _directions(norm, keys, clean.shape[1:]))
-        )
+        start = into_ball(clean + epsilon * _directions(norm, keys, clean.shape[1:]))
+        gradient, (losses, wrong) = slope(start)
         _, (clean_losses, clean_wrong) = judge(clean)
-        state = _Search(
-            made=jnp.int32(0),
-            x=start,
-            previous=start,
-            gradient=gradient,
-            loss=losses,
-            best=start,
-            best_gradient=gradient,
-            best_loss=losses,
-            broken=wrong | clean_wrong,
-            size=jnp.full(len(x), 2.0 * epsilon),
-            raised=jnp.zeros(len(x), jnp.int32),
-            checked_loss=losses,
-            halved=jnp.ones(len(x), bool),
-        )
+        state = _begin(start, gradient, losses, wrong | clean_wrong, 2.0 * epsilon)
         state = jax.lax.while_loop(lambda s: (s.made < steps) & ~jnp.all(s.broken), advance, state)
         return _not_worse(state, clean, clean_losses, clean_wrong).reshape(x.shape)
 
@@ -150,6 +124,43 @@ def _directions(norm: str, keys: Array, shape: tuple[int, ...]) -> Array:
         return noise / BALLS[norm].norm(noise)
 
     return jax.vmap(draw)(keys)
+
+
+def _begin(
+    start: Array, gradient: Array, losses: Array, broken: Array, size: float | Array
+) -> _Search:
+    return _Search(
+        made=jnp.int32(0),
+        x=start,
+        previous=start,
+        gradient=gradient,
+        loss=losses,
+        best=start,
+        best_gradient=gradient,
+        best_loss=losses,
+        broken=broken,
+        size=jnp.full(len(start), size),
+        raised=jnp.zeros(len(start), jnp.int32),
+        checked_loss=losses,
+        halved=jnp.ones(len(start), bool),
+    )
+
+
+def _record(state: _Search, points: Array, gradient: Array, losses: Array, wrong: Array) -> _Search:
+    """The step to ``points`` is made."""
+    better = ~state.broken & ((losses > state.best_loss) | wrong)
+    return state._replace(
+        made=state.made + 1,
+        x=points,
+        previous=state.x,
+        gradient=gradient,
+        loss=losses,
+        best=jnp.where(better[:, None], points, state.best),
+        best_gradient=jnp.where(better[:, None], gradient, state.best_gradient),
+        best_loss=jnp.where(better, losses, state.best_loss),
+        broken=state.broken | wrong,
+        raised=state.raised + (losses > state.loss),
+    )
 
 
 def _review(state: _Search, window: Array) -> _Search:

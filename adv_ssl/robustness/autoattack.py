@@ -99,7 +99,8 @@ def autoattack(
       verdict: where to go on; its attacks are not made again.
 
     Raises:
-      UserError: fewer than four classes.
+      UserError: with the first verdict: an unknown norm, a negative radius, fewer than four
+        classes, labels that are none of them.
     """
     classes = _check(classify, params, images, labels, norm, epsilon, attacks)
     if verdict is None:
