@@ -1,6 +1,6 @@
 """AutoAttack here and in torchattacks, on one small ViT: robust accuracy and time per attack.
 
-    python -m benchmarks.autoattack --size=digits [--norm=l2] [--threads=2]
+    python -m benchmarks.autoattack [--norm=l2] [--threads=2]
 
 Needs torch, timm and torchattacks (beside the package). The ViT is trained on scikit-learn's digits
 against PGD in a minute or two; timm's ViT gets the same weights. Each attack runs in turn on the
@@ -32,7 +32,7 @@ from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, Verdic
 from adv_ssl.robustness.losses import cross_entropy
 
 PyTree = Any
-EPSILON = {"linf": 0.06, "l2": 0.6}  # at 8 x 8 pixels; L2 grows with the side of the image
+EPSILON = {"linf": 0.06, "l2": 0.6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +45,15 @@ class Size:
     queries: int
 
 
-SIZES = {
-    "digits": Size(Architecture(8, 2, 32, 2, 2, 64), 800, 240, 5000),
-    "enlarged": Size(Architecture(32, 4, 96, 4, 3, 384), 150, 48, 500),
-}
+DIGITS = Size(Architecture(8, 2, 32, 2, 2, 64), steps=800, images=240, queries=5000)
 
 
-def digits(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """All 1,797 digits [N, side, side, 3] in [0, 1], and their labels."""
-    grey = load_digits().images.astype(np.float32) / 16
-    scale = side // 8
-    large = np.kron(grey, np.ones((1, scale, scale), np.float32))
-    order = np.random.default_rng(0).permutation(len(large))
-    return np.repeat(large[..., None], 3, -1)[order], load_digits().target[order].astype(np.int32)
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """All 1,797 digits [N, 8, 8, 3] in [0, 1], and their labels."""
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.images))
+    grey = data.images[order].astype(np.float32) / 16
+    return np.repeat(grey[..., None], 3, -1), data.target[order].astype(np.int32)
 
 
 @functools.lru_cache
@@ -172,9 +168,8 @@ def fallen(
 
 def compare(size: Size, norm: str, batch_size: int) -> dict[str, Any]:
     """The figures of both, in turn and alone."""
-    side = size.architecture.image_size
-    epsilon = EPSILON[norm] * (side / 8 if norm == "l2" else 1)
-    x, y = digits(side)
+    epsilon = EPSILON[norm]
+    x, y = digits()
     began = time.perf_counter()
     params = train(size, norm, epsilon, x[360:], y[360:])
     print(f"trained in {time.perf_counter() - began:.0f} s")
@@ -263,13 +258,12 @@ def timed(run: Callable[[], Any]) -> list[tuple[Verdict, np.ndarray]]:
 def main() -> None:
     """Prints the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--size", choices=SIZES, default="digits")
     parser.add_argument("--norm", choices=EPSILON, default="linf")
     parser.add_argument("--batch_size", type=int, default=120)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    figures = compare(SIZES[args.size], args.norm, args.batch_size)
+    figures = compare(DIGITS, args.norm, args.batch_size)
     print(json.dumps(figures, indent=1))
 
 
