@@ -776,10 +776,12 @@ def test_mistakes_in_the_command():
     program = """
 import sys
 from absl import flags
-from adv_ssl.weights import __main__ as command
+from adv_ssl import command
+from adv_ssl.weights import __main__ as weights
 for line in sys.argv[1:]:
     try:
-        command._main(command._parse_flags(["weights", *line.split()]))
+        with command._answered():
+            weights._work(command.parse_flags(["weights", *line.split()])[1:])
     except SystemExit as done:
         print(done.code)
     flags.FLAGS.unparse_flags()

@@ -11,13 +11,11 @@ Exit codes: 0 done; 2 a mistake, told in one line.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-import absl.logging
-from absl import app, flags
+from absl import flags
 
+from adv_ssl import command
 from adv_ssl.errors import UserError
 from adv_ssl.weights import transfer
 from adv_ssl.weights.layouts import Row
@@ -30,20 +28,6 @@ _HEADS = flags.DEFINE_integer("heads", None, "import: attention heads, if not wi
 _MEAN = flags.DEFINE_list("mean", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
 _STD = flags.DEFINE_list("std", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
 _USAGE = "import PATH --workdir=DIR, or export CHECKPOINT_FOLDER PATH"
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Reads the command line; a mistake in it is told in one line."""
-    flags.FLAGS.set_gnu_getopt(True)  # options may stand behind the words
-    try:
-        return flags.FLAGS(list(argv))
-    except flags.Error as error:
-        _leave(" ".join(str(error).split()))
-
-
-def _leave(message: str) -> NoReturn:
-    print(f"adv_ssl: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _options() -> transfer.Options:
@@ -77,20 +61,16 @@ def _export(folder: pathlib.Path, path: pathlib.Path) -> None:
     print(path)
 
 
-def _main(argv: Sequence[str]) -> None:
-    absl.logging.set_verbosity(absl.logging.FATAL)  # of the libraries; errors are raised as well
-    paths = [pathlib.Path(word) for word in argv[2:]]
-    try:
-        match argv[1:2], paths:
-            case ["import"], [path]:
-                _import(path)
-            case ["export"], [folder, path]:
-                _export(folder, path)
-            case _:
-                raise UserError(f"{' '.join(argv[1:]) or 'nothing'}: expected {_USAGE}.")
-    except UserError as error:
-        _leave(str(error))
+def _work(words: Sequence[str]) -> None:
+    paths = [pathlib.Path(word) for word in words[1:]]
+    match words[:1], paths:
+        case ["import"], [path]:
+            _import(path)
+        case ["export"], [folder, path]:
+            _export(folder, path)
+        case _:
+            raise UserError(f"{' '.join(words) or 'nothing'}: expected {_USAGE}.")
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=_parse_flags)
+    command.start(_work, command.parse_flags)
