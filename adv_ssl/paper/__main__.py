@@ -1,0 +1,71 @@
+"""The paper's grid, run and reported.
+
+python -m adv_ssl.paper run --scale=imagenet|cifar10|tiny --store=DIR [--only=GLOB]
+    [--dry_run | --print_jobs]
+python -m adv_ssl.paper report --store=DIR --out=DIR2 [--scale=imagenet|cifar10|tiny]
+
+``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
+was. ``--dry_run`` lists the cells and their states, ``--print_jobs`` a shell command for each, every
+one behind the one it needs. ``report`` writes the paper's tables, figures and claims beside ours.
+Exit codes: 0 done; 1 a cell failed; 2 a mistake, told in one line; 75 stopped, start again.
+"""
+
+import pathlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from absl import flags
+
+from adv_ssl import command
+from adv_ssl.command import leave
+from adv_ssl.paper import grid, page, runner
+
+_SCALE = flags.DEFINE_string("scale", "imagenet", ", ".join(grid.SCALES))
+_STORE = flags.DEFINE_string("store", None, "Folder of all runs.")
+_OUT = flags.DEFINE_string("out", None, "report: folder of the page, the figures and the tables.")
+_ONLY = flags.DEFINE_string("only", "*", "run: the cells of these names, and what they need.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "run: list the cells with their states.")
+_PRINT_JOBS = flags.DEFINE_bool("print_jobs", False, "run: print the commands instead.")
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    rest = command.parse_flags(argv)
+    if rest[1:] not in (["run"], ["report"]):
+        leave("say `python -m adv_ssl.paper run` or `python -m adv_ssl.paper report`.")
+    if not _STORE.value:
+        leave("--store=DIR is needed: the folder of all runs.")
+    if rest[1] == "report" and not _OUT.value:
+        leave("--out=DIR is needed: a folder for the page.")
+    return rest
+
+
+def _work(words: Sequence[str]) -> None:
+    store = pathlib.Path(str(_STORE.value)).resolve()
+    cells = grid.cells(_SCALE.value)
+    if words[0] == "report":
+        print(page.write(_SCALE.value, store, pathlib.Path(str(_OUT.value))))
+        return
+    cells = runner.matching(cells, _ONLY.value)
+    if _PRINT_JOBS.value:
+        for cell in cells:
+            print(cell.command(str(store)))
+    elif _DRY_RUN.value:
+        states = [runner.state(cell, store) for cell in cells]
+        for cell, state in zip(cells, states, strict=True):
+            print(f"{state:8}{cell.kind:9}{cell.name}")
+        print(_counted(states), file=sys.stderr)
+    else:
+        came = runner.run(cells, store)
+        print(_counted(came.values()))
+        failed = [name for name, what in came.items() if what == runner.FAILED]
+        if failed:
+            leave(f"{len(failed)} cells failed, {failed[0]} first; the others went on.", code=1)
+
+
+def _counted(states: Sequence[str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in Counter(states).items())
+
+
+if __name__ == "__main__":
+    command.start(_work, _parse_flags)

@@ -1,0 +1,218 @@
+"""The paper's grid as data: what is pre-trained, fine-tuned, transferred and scored, at each scale.
+
+A cell is one command and the folder it works in. A pre-training is shared: the cell of the first
+layer-wise decay pre-trains and fine-tunes, those of the others fine-tune its encoder again.
+"""
+
+import dataclasses
+import functools
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation.rules import VARIANTS
+from adv_ssl.recipes import METHODS, THREATS, paper
+
+NOMINAL = (0.0,)
+Radii = Mapping[tuple[str, str], tuple[float, ...]]  # (method, threat) -> epsilons
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """One size of the whole study."""
+
+    recipe: str  # behind the configuration's file name
+    radii: Radii
+    gammas: tuple[float, ...]  # layer-wise decays of fine-tuning; the first one's cell pre-trains
+    seeds: tuple[int, ...]
+    suite: str  # that scores the variants
+    variants: tuple[str, ...]  # rows of Figures 2 and 3; Figure 1 has their unweighted mean (F5)
+    robust: tuple[str, str, float]  # method, threat, epsilon of Figure 5
+    transfers: tuple[str, ...] = ()  # sets of Table 1, from the encoders of Table 1's radii
+    scoring: tuple[str, ...] = ()  # more flags of adv_ssl.evaluate
+    attack: tuple[str, ...] = ()  # more flags of Figure 5's evaluation
+    pretrain: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # more flags
+
+
+def _same(methods: tuple[str, ...], **radii: tuple[float, ...]) -> Radii:
+    """The same radii for all methods."""
+    return {(m, threat): radii.get(threat, NOMINAL) for m in methods for threat in THREATS}
+
+
+_IN_255 = tuple(k / 255 for k in (1, 2, 4, 6, 8))
+
+# P:C: 4 methods x (nominal, 5 L-inf, 6 L2 radii) = 48 pre-trainings, 192 fine-tunings
+_IMAGENET = Scale(
+    recipe="imagenet",
+    radii=_same(METHODS, linf=_IN_255, l2=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0)),
+    gammas=(0.65, 0.75, 0.85, 0.95),
+    seeds=(0,),
+    suite="imagenet",
+    variants=VARIANTS,
+    robust=("byol", "l2", 2.0),
+    transfers=tuple(paper.TRANSFER_SETS),
+)
+# The same grid on small images; an L2 radius is about a seventh: the same change per pixel
+_CIFAR10 = Scale(
+    recipe="cifar10",
+    radii=_same(METHODS, linf=_IN_255, l2=(0.035, 0.07, 0.15, 0.25, 0.5, 1.0)),
+    gammas=(0.65, 0.75, 0.85, 0.95),
+    seeds=(0, 1, 2),
+    suite="cifar10",
+    variants=("cifar10", "c"),
+    robust=("byol", "l2", 0.25),
+)
+# One radius of that list each, short pre-trainings, a part of the test set
+_TINY = dataclasses.replace(
+    _CIFAR10,
+    radii={
+        **{(method, "nominal"): NOMINAL for method in METHODS},
+        ("supervised", "linf"): (2 / 255,),
+        ("supervised", "l2"): (0.25,),
+        ("rotnet", "linf"): (2 / 255,),
+        ("rotnet", "l2"): (0.25,),
+        ("mae", "linf"): (1 / 255,),
+        ("mae", "l2"): (0.07,),
+        ("byol", "linf"): (2 / 255,),
+        ("byol", "l2"): (0.25,),
+    },
+    gammas=(0.5, 0.65, 0.75, 0.85, 0.95),
+    scoring=("--images=1000",),
+    attack=("--attack=pgd", "--radii=0.125,0.25,0.5"),
+    pretrain={
+        "supervised": ("--config.pretrain.steps=3000",),
+        "rotnet": ("--config.pretrain.steps=3000",),
+        "mae": ("--config.pretrain.steps=5000",),
+        "byol": ("--config.pretrain.steps=2000",),
+    },
+)
+SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY}
+
+
+class Model(NamedTuple):
+    """How a classifier came to be, but for its seed."""
+
+    method: str
+    threat: str  # nominal, linf or l2
+    epsilon: float  # pixels in [0, 1]; nominal: 0
+    gamma: float  # layer-wise decay of fine-tuning
+
+
+class Cell(NamedTuple):
+    """One command."""
+
+    name: str  # its folder, from the store
+    kind: str  # pretrain (and fine-tune once), finetune, transfer, scores, baseline or robust
+    module: str  # adv_ssl.main or adv_ssl.evaluate
+    flags: tuple[str, ...]  # {store} stands for the store's folder
+    needs: str  # the cell that comes before; "": none
+    rows: tuple[str, ...] = ()  # of results.json, that an evaluation has to score
+
+    def arguments(self, store: str) -> list[str]:
+        """The command line behind ``python``."""
+        flags = [flag.replace("{store}", store) for flag in self.flags]
+        return ["-m", self.module, *flags, f"--workdir={store}/{self.name}"]
+
+    def command(self, store: str) -> str:
+        """The command line for a shell, to be given in the project's folder."""
+        return shlex.join(["python", *self.arguments(store)])
+
+
+def folder(threat: str, epsilon: float) -> str:
+    """nominal, linf_4-255 or l2_0.5."""
+    if threat == "linf":
+        return f"linf_{255 * epsilon:g}-255"
+    return f"{threat}_{epsilon:g}" if threat == "l2" else threat
+
+
+def training(scale: str, model: Model, seed: int) -> str:
+    """The name of the cell that fine-tunes ``model``."""
+    place = f"{scale}/{model.method}/{folder(model.threat, model.epsilon)}/seed{seed}"
+    return f"{place}/gamma{model.gamma:g}"
+
+
+def scoring(scale: str, model: Model, seed: int) -> str:
+    """The name of the cell that scores it."""
+    return f"{training(scale, model, seed)}/scores/{SCALES[scale].suite}"
+
+
+@functools.cache
+def cells(scale: str) -> tuple[Cell, ...]:
+    """Every cell, each after the one it needs.
+
+    Raises:
+      UserError: there is no such scale.
+    """
+    return tuple(_cells(scale, get(scale)))
+
+
+def get(scale: str) -> Scale:
+    """The scale of that name; UserError where there is none."""
+    if scale not in SCALES:
+        raise UserError(f"--scale={scale}: choose from {', '.join(SCALES)}.")
+    return SCALES[scale]
+
+
+def _cells(name: str, scale: Scale) -> Iterator[Cell]:
+    for (method, threat), epsilons in scale.radii.items():
+        for epsilon in epsilons:
+            for seed in scale.seeds:
+                for gamma in scale.gammas:
+                    yield from _model(name, scale, Model(method, threat, epsilon, gamma), seed)
+                if scale.transfers and epsilon == table1_radius(method, threat):
+                    yield from _transfers(
+                        name, scale, Model(method, threat, epsilon, scale.gammas[0]), seed
+                    )
+
+
+def table1_radius(method: str, threat: str) -> float:
+    """Of the encoders that Table 1 transfers."""
+    return 0.0 if threat == "nominal" else float(paper.RADII[method, threat].value)
+
+
+def _model(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cell]:
+    """Training of a model, its scores."""
+    first = training(name, model._replace(gamma=scale.gammas[0]), seed)
+    this = training(name, model, seed)
+    flags = [
+        f"--config=configs/{model.method}_{model.threat}.py:{scale.recipe}",
+        f"--config.seed={seed}",
+        *([f"--config.pretrain.attack.epsilon={model.epsilon!r}"] if model.epsilon else []),
+        *scale.pretrain.get(model.method, ()),
+        f"--config.finetune.layer_decay={model.gamma}",
+    ]
+    if this == first:
+        yield Cell(this, "pretrain", "adv_ssl.main", tuple(flags), "")
+    else:
+        flags.append(f"--config.weights={{store}}/{first}/pretrain")
+        yield Cell(this, "finetune", "adv_ssl.main", tuple(flags), first)
+    suite = f"--suite={scale.suite}", *scale.scoring
+    yield _scores("scores", this, "finetune", suite, scale.variants)
+    if this == first and (model.method, model.threat) == ("supervised", "nominal"):
+        # D14: the zero line is this pre-training itself, before it is fine-tuned
+        yield _scores("baseline", this, "pretrain", suite, scale.variants)
+    if model[:3] == scale.robust:
+        robust = "--suite=robust", f"--norm={model.threat}", *scale.attack, *scale.scoring
+        yield _scores("robust", this, "finetune", robust, ("robust",))
+
+
+def _scores(
+    kind: str, run: str, stage: str, flags: tuple[str, ...], rows: tuple[str, ...]
+) -> Cell:
+    suite = flags[0].partition("=")[2] if kind != "baseline" else kind
+    weights = f"--weights={{store}}/{run}/{stage}"
+    return Cell(f"{run}/scores/{suite}", kind, "adv_ssl.evaluate", (weights, *flags), run, rows)
+
+
+def _transfers(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cell]:
+    first = training(name, model, seed)
+    for dataset in scale.transfers:
+        for optimizer in paper.TRANSFERS:
+            flags = (
+                f"--config=configs/transfer_{optimizer}.py:{dataset},{scale.recipe}",
+                f"--config.seed={seed}",
+                f"--config.weights={{store}}/{first}/pretrain",
+            )
+            run = f"{first.rpartition('/')[0]}/transfer_{dataset}_{optimizer}"
+            yield Cell(run, "transfer", "adv_ssl.main", flags, first)

@@ -1,0 +1,145 @@
+"""Runs what is missing of a grid, one cell after the other.
+
+What is done is read from the files of the runs themselves, so cells that were started by hand, by a
+scheduler or by another runner count as well.
+"""
+
+import contextlib
+import fnmatch
+import logging
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from adv_ssl.errors import UserError
+from adv_ssl.files import held, read_json
+from adv_ssl.paper.grid import Cell
+from adv_ssl.train import Preempted, stop_if_preempted
+
+DONE, RUNNING, MISSING = "done", "running", "missing"  # states of a cell
+RAN, FAILED, BLOCKED = "ran", "failed", "blocked"  # what else may come of a missing one
+ROOT = pathlib.Path(__file__).parents[2]  # where configs/ is
+Launch = Callable[[Cell], list[str]]
+_log = logging.getLogger("adv_ssl")
+
+
+def state(cell: Cell, store: pathlib.Path) -> str:
+    """done, running (on this machine) or missing."""
+    if _done(cell, store / cell.name):
+        return DONE
+    return RUNNING if _taken(store / cell.name) or _taken(_lock(cell, store)) else MISSING
+
+
+def _done(cell: Cell, folder: pathlib.Path) -> bool:
+    """Whether every score is there that the cell ends with."""
+    try:
+        scored = [r for r in read_json(folder / "results.json", list) if r["value"] is not None]
+        if cell.kind == "robust":
+            return any(r["suite"] == "robust" and r["attack"] for r in scored)
+        if cell.rows:
+            return set(cell.rows) <= {r["dataset"] for r in scored}
+        attacks = read_json(folder / "config.json", dict)["evaluate"]["attacks"]
+        return sum(r["stage"] == "finetune" for r in scored) == 1 + len(attacks)
+    except (OSError, UserError, KeyError, TypeError):
+        return False
+
+
+def _lock(cell: Cell, store: pathlib.Path) -> pathlib.Path:
+    """The runners' own: the cell's folder is locked by the run itself."""
+    return store / ".runners" / cell.name.replace("/", "+")
+
+
+def _taken(folder: pathlib.Path) -> bool:
+    """Whether a process of this machine holds the folder. Makes nothing."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with held(folder):
+            return False
+    except UserError:
+        return True
+
+
+def matching(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+    """The cells whose names match, where * is any text, and those they need.
+
+    Raises:
+      UserError: none does.
+    """
+    needs = {cell.name: cell.needs for cell in cells}
+    wanted = {name for name in needs if fnmatch.fnmatchcase(name, pattern)}
+    if not wanted:
+        raise UserError(
+            f"--only={pattern}: no cell has such a name; they are such as {cells[0].name}, "
+            "* is any text, and --dry_run lists them."
+        )
+    for cell in reversed(cells):  # each one stands behind the one it needs
+        if cell.name in wanted:
+            wanted.add(cell.needs)
+    return [cell for cell in cells if cell.name in wanted]
+
+
+def run(
+    cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
+) -> dict[str, str]:
+    """Runs the cells that are missing, in order; one that fails does not stop the others.
+
+    Args:
+      cells: with every cell that one of them needs before it.
+      store: absolute path.
+      launch: the command of a cell; None: its own.
+
+    Returns:
+      What came of each, by name: done (before), ran, running (elsewhere), failed, or blocked by a
+      cell that it needs.
+
+    Raises:
+      Preempted: after SIGTERM or Ctrl-C, once the cell at work has saved and left.
+    """
+    launch = launch or (lambda cell: [sys.executable, *cell.arguments(str(store))])
+    came: dict[str, str] = {}
+    for i, cell in enumerate(cells):
+        stop_if_preempted()
+        if came.get(cell.needs, DONE) not in (DONE, RAN):
+            came[cell.name] = BLOCKED
+        else:
+            came[cell.name] = _attempt(cell, store, launch, f"{i + 1} of {len(cells)}")
+        _log.info("%s: %s", cell.name, came[cell.name])
+    return came
+
+
+def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str:
+    """Runs a cell, if it is missing and nobody else is at it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(_lock(cell, store)))
+        except UserError:
+            if _taken(_lock(cell, store)):
+                return RUNNING
+            raise
+        if _done(cell, store / cell.name):
+            return DONE
+        if _taken(store / cell.name):
+            return RUNNING
+        _log.info("cell %s: %s", place, cell.name)
+        code = _execute(launch(cell))
+        if code:
+            _log.info("%s: exit code %d", cell.name, code)
+        elif not _done(cell, store / cell.name):
+            _log.info("%s: not all of it has a score, see its report.html", cell.name)
+    return RAN if _done(cell, store / cell.name) else FAILED
+
+
+def _execute(command: Sequence[str]) -> int:
+    """The exit code; on SIGTERM the child is asked to save first."""
+    with subprocess.Popen(command, cwd=ROOT) as child:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(timeout=0.2)
+            try:
+                stop_if_preempted()
+            except Preempted:
+                child.terminate()
+                child.wait()
+                raise

@@ -1,0 +1,300 @@
+"""The exhibits of the paper as numbers: its own, from data/*.csv, and ours, from a store.
+
+Both are one type, so that whatever is drawn or claimed of the one is of the other too.
+"""
+
+import csv
+import dataclasses
+import fractions
+import math
+import pathlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from adv_ssl.evaluation.rules import VARIANTS
+from adv_ssl.paper import grid
+from adv_ssl.paper.grid import Model, Scale
+from adv_ssl.paper.store import METRICS, TRANSFER, Record
+from adv_ssl.recipes import paper as paper_sets
+
+DATA = pathlib.Path(__file__).parent / "data"
+# The models of Figure 3, by method and threat
+FIGURE3 = (("supervised", "linf"), ("mae", "l2"), ("byol", "l2"))
+GAMMAS = (0.65, 0.75, 0.85, 0.95)  # of Figure 3
+AVERAGE = "average"  # the last row of Table 1
+TABLES = ("figure1", "figure2", "figure3", "figure5", "table1")
+SEARCHES = ("autoattack", "apgd", "pgd")  # the first that was run is Figure 5's
+
+
+class Missing(LookupError):
+    """A number that is not there."""
+
+
+class Score(NamedTuple):
+    """A number in percent."""
+
+    value: float
+    low: float | None = None  # 95% interval: over seeds if there are two or more, else over images
+    high: float | None = None
+    seeds: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibits:
+    """All exhibits; of the dictionaries, what is not there is missing."""
+
+    variants: tuple[str, ...]
+    chosen: Mapping[tuple[str, str], float]  # (method, threat) -> epsilon with the best mean
+    baseline: Score | None  # Figure 1's zero line
+    figure1: Mapping[tuple[str, str, float], Score]  # method, threat, epsilon: mean of variants
+    figure2: Mapping[tuple[str, str, str], Score]  # variant, method, threat
+    figure3: Mapping[tuple[str, str, float], Score]  # variant, method, gamma
+    figure5: Mapping[tuple[float, float], Score]  # gamma, radius of the attack
+    table1: Mapping[tuple[str, str, str, str], Score]  # set, optimizer, method, threat
+
+    def mean(self, method: str, threat: str, without: Collection[str] = ()) -> float:
+        """The mean over the variants of the best model of a method and threat."""
+        rows = [row for row in self.variants if row not in without]
+        return float(np.mean([self.cell(row, method, threat) for row in rows]))
+
+    def cell(self, variant: str, method: str, threat: str) -> float:
+        """A cell of Figure 2; Missing where there is none."""
+        return _get(self.figure2, (variant, method, threat))
+
+    def gamma(self, variant: str, method: str, gamma: float) -> float:
+        """A cell of Figure 3; Missing where there is none."""
+        return _get(self.figure3, (variant, method, gamma))
+
+    def transfer(self, dataset: str, optimizer: str, method: str, threat: str) -> float:
+        """A cell of Table 1; Missing where there is none."""
+        return _get(self.table1, (dataset, optimizer, method, threat))
+
+    def transfer_mean(self, optimizer: str, method: str, threat: str) -> float:
+        """The mean over the sets of Table 1, not rounded."""
+        sets = list(dict.fromkeys(key[0] for key in self.table1 if key[0] != AVERAGE))
+        if not sets:
+            raise Missing("no transfer")
+        return float(np.mean([self.transfer(s, optimizer, method, threat) for s in sets]))
+
+
+def _get(scores: Mapping[Any, Score], key: tuple[object, ...]) -> float:
+    if key not in scores:
+        raise Missing(" ".join(str(part) for part in key))
+    return scores[key].value
+
+
+# ---- the paper's numbers --------------------------------------------------------------------
+
+
+def paper() -> Exhibits:
+    """What the paper prints. Its Figures 1 and 5 are images: of Figure 1 the best models' means
+    follow from Figure 2 (F6), of the rest there is nothing.
+    """
+    figure2, chosen = {}, {}
+    for row in rows("figure2"):
+        figure2[row["variant"], row["method"], row["threat"]] = Score(float(row["top1"]))
+        chosen[row["method"], row["threat"]] = _epsilon(row["epsilon"])
+    figure3 = {
+        (row["variant"], row["method"], float(row["gamma"])): Score(float(row["top1"]))
+        for row in rows("figure3")
+    }
+    table1 = {
+        (row["dataset"], row["optimizer"], row["method"], row["threat"]): Score(float(row["top1"]))
+        for row in rows("table1")
+    }
+    means = {
+        (*column, epsilon): Score(float(np.mean([figure2[v, *column].value for v in VARIANTS])))
+        for column, epsilon in chosen.items()
+    }
+    return Exhibits(VARIANTS, chosen, None, means, figure2, figure3, {}, table1)
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """The rows of a file of ``data``."""
+    with (DATA / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _epsilon(text: str) -> float:
+    """6/255 or 0.5."""
+    return float(fractions.Fraction(text))
+
+
+# ---- ours -----------------------------------------------------------------------------------
+
+Rows = dict[str, Score]  # of one model and seed, by variant
+Runs = dict[Model, dict[int, Rows]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """Over all seeds, and of each alone: of the same models, those with the best mean over all."""
+
+    whole: Exhibits
+    seeds: Mapping[int, Exhibits]
+
+
+def ours(records: Sequence[Record], scale: Scale) -> Ours:
+    """The same exhibits from a store.
+
+    The radius and the decay that are shown are those with the best mean of the variants on the
+    evaluation sets themselves, as the paper's are (D15).
+    """
+    runs: Runs = defaultdict(lambda: defaultdict(dict))
+    for r in records:
+        if r.stage == "finetune" and _is_row(r, scale):
+            model = Model(r.method, r.threat, r.epsilon, r.gamma)
+            runs[model][r.seed][r.dataset] = _score(r)
+    best = _best_of_each(runs, 3, scale)  # decay of each method, threat and radius
+    chosen = _best_of_each({model: runs[model] for model in best.values()}, 2, scale)
+    seeds = {
+        seed: _of_seed([r for r in records if r.seed == seed], seed, runs, best, chosen, scale)
+        for seed in sorted({r.seed for r in records})
+    }
+    return Ours(_merged(list(seeds.values()), chosen, scale), seeds)
+
+
+def _is_row(r: Record, scale: Scale) -> bool:
+    return (
+        r.suite == scale.suite
+        and r.dataset in scale.variants
+        and r.metric == METRICS.get((r.suite, r.dataset), "top1")
+    )
+
+
+def _score(r: Record) -> Score:
+    ends = [None if end is None else 100 * end for end in (r.low, r.high)]
+    return Score(100 * r.value, *ends)
+
+
+def _best_of_each(runs: Runs, fields: int, scale: Scale) -> dict[tuple[Any, ...], Model]:
+    """Of the models that share their first ``fields`` fields the one with the best mean.
+
+    Where none is scored on all variants: the one that is on most.
+    """
+
+    def merit(model: Model) -> tuple[float, float]:
+        rows = max(len(of_seed) for of_seed in runs[model].values())
+        means = [mean.value for mean in map(scale_mean, runs[model].values()) if mean]
+        return rows, float(np.mean(means)) if means else 0.0
+
+    def scale_mean(rows: Rows) -> Score | None:
+        return _mean(rows, scale.variants)
+
+    groups: dict[tuple[Any, ...], list[Model]] = defaultdict(list)
+    for model in runs:
+        groups[model[:fields]].append(model)
+    return {key: max(models, key=merit) for key, models in groups.items()}
+
+
+def _mean(rows: Rows, variants: Sequence[str]) -> Score | None:
+    """Over the variants, unweighted (F5); None unless all are there. The interval is their mean
+    interval: wide enough even if they hang together.
+    """
+    if any(variant not in rows for variant in variants):
+        return None
+    scores = [rows[variant] for variant in variants]
+    value = float(np.mean([score.value for score in scores]))
+    if any(score.low is None for score in scores):
+        return Score(value)
+    low, high = (float(np.mean([score[i] for score in scores])) for i in (1, 2))
+    return Score(value, low, high)
+
+
+def _of_seed(
+    records: Sequence[Record],
+    seed: int,
+    runs: Runs,
+    best: Mapping[tuple[Any, ...], Model],
+    chosen: Mapping[tuple[Any, ...], Model],
+    scale: Scale,
+) -> Exhibits:
+    """The exhibits of one seed."""
+    means = {key: _mean(runs[model].get(seed, {}), scale.variants) for key, model in best.items()}
+    line = {r.dataset: _score(r) for r in records if r.stage == "pretrain" and _is_row(r, scale)}
+    figure3 = {}
+    for method, threat in FIGURE3:
+        if (method, threat) in chosen:
+            own = chosen[method, threat]
+            for gamma in scale.gammas:
+                found = runs.get(own._replace(gamma=gamma), {}).get(seed, {})
+                figure3 |= {(row, method, gamma): score for row, score in found.items()}
+    return Exhibits(
+        variants=scale.variants,
+        chosen={key: model.epsilon for key, model in chosen.items()},
+        baseline=_mean(line, scale.variants),
+        figure1={key: mean for key, mean in means.items() if mean is not None},
+        figure2={
+            (row, *key): score
+            for key, model in chosen.items()
+            for row, score in runs[model].get(seed, {}).items()
+        },
+        figure3=figure3,
+        figure5=_robust(records, scale),
+        table1=_transfers(records),
+    )
+
+
+def _robust(records: Sequence[Record], scale: Scale) -> dict[tuple[float, float], Score]:
+    """Figure 5, by the strongest search that was run."""
+    threat = scale.robust[1]
+    mine = [
+        r for r in records
+        if (r.suite, r.stage) == ("robust", "finetune") and r[:3] == scale.robust
+    ]  # fmt: skip
+    done = [s for s in SEARCHES if any(r.attack == f"{s}-{threat}" for r in mine)]
+    shown = {"", f"{done[0]}-{threat}"} if done else set()
+    return {(r.gamma, r.radius): _score(r) for r in mine if r.attack in shown}
+
+
+def _transfers(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Score]:
+    """Table 1, with the averages of the columns that are whole."""
+    table = {
+        (r.dataset, r.optimizer, r.method, r.threat): _score(r)
+        for r in records
+        if r.suite == TRANSFER
+        and not r.attack
+        and math.isclose(r.epsilon, grid.table1_radius(r.method, r.threat))
+    }
+    sets = tuple(paper_sets.TRANSFER_SETS)
+    for column in {key[1:] for key in table}:
+        found = {s: table[s, *column] for s in sets if (s, *column) in table}
+        mean = _mean(found, sets)
+        if mean is not None:
+            table[AVERAGE, *column] = mean
+    return table
+
+
+def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale) -> Exhibits:
+    """Every number over the seeds that have it."""
+
+    def over_seeds(name: str) -> dict[Any, Score]:
+        tables = [getattr(exhibits, name) for exhibits in seeds]
+        keys = dict.fromkeys(key for table in tables for key in table)
+        return {key: _over_seeds([t[key] for t in tables if key in t]) for key in keys}
+
+    lines = [exhibits.baseline for exhibits in seeds if exhibits.baseline]
+    return Exhibits(
+        variants=scale.variants,
+        chosen={key: model.epsilon for key, model in chosen.items()},
+        baseline=_over_seeds(lines) if lines else None,
+        **{name: over_seeds(name) for name in TABLES},
+    )
+
+
+def _over_seeds(scores: Sequence[Score]) -> Score:
+    if len(scores) == 1:
+        return scores[0]
+    value, low, high = interval([score.value for score in scores])
+    return Score(value, low, high, len(scores))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and its 95% interval by Student's t, of two or more values."""
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean, mean - half, mean + half
