@@ -1,0 +1,156 @@
+"""Drawings of exhibits, the same for the paper's and for ours: numbers in, a ``Figure`` out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from adv_ssl.figures import COLOURS, FAINT, INK, MARKERS
+from adv_ssl.paper.tables import Exhibits, Score
+from adv_ssl.recipes import METHODS
+from adv_ssl.report import METHODS as TITLES
+
+PANELS = {"linf": "L\N{INFINITY} radius, in 1/255", "l2": "L2 radius"}
+# From blue to red through white, as the paper's tables; pale, so that black can be read on it
+HEAT = LinearSegmentedColormap.from_list("heat", ["#7aa6d8", "#dbe7f4", "#fbfbfb", "#f8d9cf", "#e8836b"])
+MISSING = "\N{EN DASH}"
+
+
+class Line(NamedTuple):
+    """A level over all radii, with the band that it is in."""
+
+    value: float | None  # None: the band is all that is known
+    low: float
+    high: float
+    label: str
+
+
+def radius_curves(
+    exhibits: Exhibits, radii: Mapping[str, Sequence[float]], line: Line | None
+) -> Figure:
+    """Figure 1: the mean over the variants against the radius, a panel for each norm.
+
+    Args:
+      exhibits: whose ``figure1`` is drawn, in percent; radii without a number are left out.
+      radii: of each panel, epsilons going up; they stand at equal distances.
+      line: the zero line of the paper's figure, where it is known.
+    """
+    figure = Figure(figsize=(8.4, 3.6), dpi=180)
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(0.07, 0.235, 0.99, 0.91, wspace=0.05)
+    for axes, (threat, label) in zip(panels, PANELS.items(), strict=True):
+        _panel(axes, exhibits.figure1, threat, radii[threat], line)
+        axes.set_xlabel(label, fontsize=8, color=INK)
+    panels[0].set_title("mean top-1 over variants, %", loc="left", fontsize=8, color=INK)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
+    if not exhibits.figure1:
+        panels[0].set_yticks([])
+        figure.text(0.5, 0.55, "missing", ha="center", fontsize=12, color="#8a949e")
+    return figure
+
+
+def _panel(
+    axes: Axes,
+    means: Mapping[tuple[str, str, float], Score],
+    threat: str,
+    radii: Sequence[float],
+    line: Line | None,
+) -> None:
+    places = {0.0: 0} | {radius: i + 1 for i, radius in enumerate(radii)}
+    for i, method in enumerate(METHODS):
+        points = [
+            (place, means[key])
+            for radius, place in places.items()
+            if (key := (method, threat if radius else "nominal", radius)) in means
+        ]
+        x = [place + 0.06 * (i - 1.5) for place, _ in points]
+        style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
+        values = [score.value for _, score in points]
+        axes.errorbar(x, values, _errors([score for _, score in points]), label=TITLES[method],
+                      linestyle="none", capsize=2, **style)  # fmt: skip
+        for (here, _), (there, _), *ends in zip(points, points[1:], x, x[1:], values, values[1:]):
+            # Dotted across radii without a number
+            between = "-" if there == here + 1 else ":"
+            axes.plot(ends[:2], ends[2:], between, color=COLOURS[i], linewidth=1.5)
+    if line:
+        known = line.value is not None
+        shade = {"color": "#8a949e", "alpha": 0.22, "linewidth": 0}
+        axes.axhspan(line.low, line.high, label=None if known else line.label, **shade)
+        if line.value is not None:
+            axes.axhline(line.value, color=INK, linestyle="--", linewidth=1.2, label=line.label)
+    scale = 255 if threat == "linf" else 1
+    axes.set_xticks(list(places.values()), [f"{scale * radius:g}" for radius in places])
+    axes.set_xlim(-0.4, len(radii) + 0.4)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, length=0, colors=INK)
+
+
+def _errors(scores: Sequence[Score]) -> np.ndarray | None:
+    """[2, N] below and above; None where there are no intervals."""
+    if any(score.low is None or score.high is None for score in scores) or not scores:
+        return None
+    return np.array([(s.value - s.low, s.high - s.value) for s in scores]).T
+
+
+class Sheet(NamedTuple):
+    """A table to be coloured."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    groups: Sequence[tuple[str, int]]  # headings with the columns each is over
+    values: np.ndarray  # float [R, C] in percent, nan: missing
+    decimals: int = 1
+    coloured: bool = True  # by row, red is better; else the best of a row is bold
+
+
+def sheet(table: Sheet) -> Figure:
+    """Figures 2 and 3, Table 1: cells in the colour of their place between a row's ends."""
+    rows, columns = table.values.shape
+    figure = Figure(figsize=(1.35 + 0.62 * columns, 0.75 + 0.31 * rows), dpi=180)
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((1.25 / width, 0.62 / height, 1 - 1.35 / width, 1 - 0.72 / height))
+    for r in range(rows):
+        shades = _shades(table.values[r])
+        for c in range(columns):
+            _cell(axes, table, r, c, shades[c])
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    axes.set_yticks(np.arange(rows) + 0.5, table.rows)
+    axes.set_xticks(np.arange(columns) + 0.5, table.columns)
+    axes.tick_params(labelsize=8.5, length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    start = 0
+    for name, over in table.groups:
+        axes.text(start + over / 2, rows + 0.95 + 0.25, name, ha="center", va="center",
+                  fontsize=9, color=INK, fontweight="bold")  # fmt: skip
+        if start:
+            axes.axvline(start, color="white", linewidth=5)
+        start += over
+    return figure
+
+
+def _shades(row: np.ndarray) -> np.ndarray:
+    """[C] -> [C], 0 the smallest, 1 the largest; nan stays."""
+    if np.isnan(row).all():
+        return row
+    low, high = np.nanmin(row), np.nanmax(row)
+    return (row - low) / (high - low) if high > low else row - low + 0.5
+
+
+def _cell(axes: Axes, table: Sheet, r: int, c: int, shade: float) -> None:
+    value = table.values[r, c]
+    lacks = math.isnan(value)
+    face = "#f1f3f5" if lacks else HEAT(shade) if table.coloured else "#fbfbfb"
+    axes.add_patch(Rectangle((c, r), 1, 1, facecolor=face, edgecolor="white", linewidth=1))
+    best = shade == 1 and not table.coloured
+    axes.text(c + 0.5, r + 0.52, MISSING if lacks else f"{value:.{table.decimals}f}",
+              ha="center", va="center", fontsize=8.5, color="#8a949e" if lacks else "#1f262d",
+              fontweight="bold" if best else "normal")  # fmt: skip

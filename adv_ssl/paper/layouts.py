@@ -1,0 +1,171 @@
+"""How each exhibit is laid out: its rows and columns, the number in each cell, and what fills it.
+
+Tables, pictures and CSV files are made from these, the paper's and ours alike.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from adv_ssl.paper import grid
+from adv_ssl.paper.grid import Scale
+from adv_ssl.paper.tables import AVERAGE, FIGURE3, Exhibits
+from adv_ssl.recipes import METHODS, THREATS
+
+Key = tuple[Any, ...]
+SHORT = {"supervised": "Sup-PT", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
+GROUPS = {"nominal": "Nominal", "linf": "L-inf", "l2": "L2"}
+VARIANTS = {
+    "imagenet": ("ImageNet", "IN-Real", "IN-V2", "IN-A", "IN-R", "IN-Sketch", "Conflict", "IN-C"),
+    "cifar10": ("CIFAR-10", "corrupted"),
+}  # by suite, in the order of a scale's variants
+SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sun397": "SUN-397",
+        "resisc45": "RESISC-45", "dmlab": "DMLab", AVERAGE: "Average"}  # fmt: skip
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+
+
+class Head(NamedTuple):
+    """A row or a column: its part of the key, and what stands there."""
+
+    key: Key
+    label: str
+
+
+class Layout(NamedTuple):
+    """An exhibit as a table."""
+
+    name: str  # of the dictionary of ``Exhibits``
+    fields: tuple[str, ...]  # names of a key's parts
+    rows: Sequence[Head]
+    columns: Sequence[Head]
+    groups: Sequence[tuple[str, int]]  # headings, each with the columns it is over
+    key: Callable[[Key, Key], Key]  # of a row and a column
+    fill: Callable[[Key], str]  # key -> names of the cells that fill it, for --only
+    decimals: int = 1
+
+
+def layouts(name: str, exhibits: Exhibits) -> dict[str, Layout]:
+    """All exhibits at a scale; ``exhibits`` are ours, whose best radii Figures 2 and 3 show."""
+    scale = grid.get(name)
+    places = _Places(name, scale, exhibits.chosen)
+    made = [_figure1(scale, places), _figure2(scale, places), _figure3(scale, places),
+            _figure5(scale, exhibits, places)]  # fmt: skip
+    if scale.transfers:
+        made.append(_table1(scale, places))
+    return {layout.name: layout for layout in made}
+
+
+class _Places(NamedTuple):
+    """Patterns of names of cells."""
+
+    name: str
+    scale: Scale
+    chosen: Mapping[tuple[str, str], float]
+
+    def model(self, method: str, threat: str, epsilon: float | None = None) -> str:
+        """The folder of a radius: the one given, the best one, or if none is known yet the
+        paper's (at a small scale the only or the largest one).
+        """
+        if epsilon is None:
+            epsilon = self.chosen.get((method, threat), self._planned(method, threat))
+        return f"{self.name}/{method}/{grid.folder(threat, epsilon)}/seed*"
+
+    def _planned(self, method: str, threat: str) -> float:
+        radii, stated = self.scale.radii[method, threat], grid.table1_radius(method, threat)
+        return stated if stated in radii else radii[-1]
+
+    def scores(self, method: str, threat: str, gamma: float | None, epsilon: float | None) -> str:
+        """What scores a model, or all its decays."""
+        decay = "*" if gamma is None else f"{gamma:g}"
+        return f"{self.model(method, threat, epsilon)}/gamma{decay}/scores/{self.scale.suite}"
+
+
+def radius(threat: str, epsilon: float) -> str:
+    """As the paper writes it."""
+    return f"{255 * epsilon:g}/255" if threat == "linf" else f"{epsilon:g}"
+
+
+def _figure1(scale: Scale, places: _Places) -> Layout:
+    rows = [Head(("nominal", 0.0), "nominal")]
+    for threat in THREATS[1:]:
+        epsilons = sorted({e for (_, t), radii in scale.radii.items() if t == threat for e in radii})
+        rows += [Head((threat, e), f"{GROUPS[threat]} {radius(threat, e)}") for e in epsilons]
+    return Layout(
+        "figure1",
+        ("method", "threat", "epsilon"),
+        rows,
+        [Head((m,), SHORT[m]) for m in METHODS],
+        [("", len(METHODS))],
+        lambda row, column: (*column, *row),
+        lambda key: places.scores(key[0], key[1], None, key[2])
+        if key[2] in scale.radii[key[0], key[1]]
+        else "",
+        decimals=2,
+    )
+
+
+def _variants(scale: Scale) -> list[Head]:
+    names = zip(scale.variants, VARIANTS[scale.suite], strict=True)
+    return [Head((variant,), label) for variant, label in names]
+
+
+def _figure2(scale: Scale, places: _Places) -> Layout:
+    columns = [Head((m, t), SHORT[m]) for t in THREATS for m in METHODS]
+    return Layout(
+        "figure2",
+        ("variant", "method", "threat"),
+        _variants(scale),
+        columns,
+        [(GROUPS[threat], len(METHODS)) for threat in THREATS],
+        lambda row, column: row + column,
+        lambda key: places.scores(key[1], key[2], None, None),
+    )
+
+
+def _figure3(scale: Scale, places: _Places) -> Layout:
+    threats = dict(FIGURE3)
+    return Layout(
+        "figure3",
+        ("variant", "method", "gamma"),
+        _variants(scale),
+        [Head((m, g), f"{g:g}") for m in threats for g in scale.gammas],
+        [(f"{SHORT[m]} {GROUPS[t]}", len(scale.gammas)) for m, t in FIGURE3],
+        lambda row, column: row + column,
+        lambda key: places.scores(key[1], threats[key[1]], key[2], None),
+    )
+
+
+def _figure5(scale: Scale, exhibits: Exhibits, places: _Places) -> Layout:
+    method, threat, epsilon = scale.robust
+    radii = sorted({key[1] for key in exhibits.figure5}) or [0.0]
+    model = places.model(method, threat, epsilon)
+    return Layout(
+        "figure5",
+        ("gamma", "radius"),
+        [Head((r,), radius(threat, r) if r else "clean") for r in radii],
+        [Head((g,), f"decay {g:g}") for g in scale.gammas],
+        [(f"{SHORT[method]}, {GROUPS[threat]} {radius(threat, epsilon)}", len(scale.gammas))],
+        lambda row, column: column + row,
+        lambda key: f"{model}/gamma{key[0]:g}/scores/robust",
+    )
+
+
+def _table1(scale: Scale, places: _Places) -> Layout:
+    def fill(key: Key) -> str:
+        dataset = "*" if key[0] == AVERAGE else key[0]
+        model = places.model(key[2], key[3], grid.table1_radius(key[2], key[3]))
+        return f"{model}/transfer_{dataset}_{key[1]}"
+
+    return Layout(
+        "table1",
+        ("dataset", "optimizer", "method", "threat"),
+        [
+            Head((s, o), f"{SETS[s]} {OPTIMIZERS[o]}")
+            for s in (*scale.transfers, AVERAGE)
+            for o in ("sgd", "adamw")
+        ],
+        [Head((m, t), GROUPS[t]) for m in METHODS for t in THREATS],
+        [(SHORT[m], len(THREATS)) for m in METHODS],
+        lambda row, column: row + column,
+        fill,
+        decimals=2,
+    )

@@ -1,0 +1,338 @@
+"""The report: the paper's tables, figures and claims beside ours, on one page that stands alone.
+
+A pure function of the store. What is missing is shown as missing, with the command that fills it.
+"""
+
+import csv
+import io
+import pathlib
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from adv_ssl.figures import robust_accuracy
+from adv_ssl.files import write_atomically
+from adv_ssl.markup import Html, document, image, join, table, tag
+from adv_ssl.paper import figures, grid, runner, tables
+from adv_ssl.paper.claims import Claim, Verdict, claims, judge, judge_ours
+from adv_ssl.paper.figures import Line, Sheet
+from adv_ssl.paper.layouts import GROUPS, SHORT, Key, Layout, layouts, radius
+from adv_ssl.paper.store import Record, Store, collect
+from adv_ssl.paper.tables import Exhibits, Score
+
+TITLES = {
+    "figure1": ("Figure 1", "Mean top-1 over the variants against the radius of pre-training"),
+    "figure2": ("Figure 2", "The best models of each method and threat, variant by variant"),
+    "figure3": ("Figure 3", "Layer-wise decay in fine-tuning"),
+    "figure5": ("Figure 5", "Robust accuracy by layer-wise decay"),
+    "table1": ("Table 1", "Transfer to small sets"),
+}
+NOTES = {
+    "figure1": "Radii at equal distances. The paper's figure is an image: its best models' means "
+    "follow from its Figure 2, other points and its zero line are not printed; of the line the text "
+    "says what lies above and below it (C05). Each radius with its best decay.",
+    "figure2": "Rows are coloured by themselves, red is better. Radius and decay are those with the "
+    "best mean on these very sets, in the paper and here (D15).",
+    "figure3": "As Figure 2.",
+    "figure5": "Top-1 under attack, with 95% intervals. The paper's figure is an image.",
+    "table1": "The best of a row is bold. Encoders of the radii in the paper's caption.",
+}
+
+
+class Study(NamedTuple):
+    """All that the page tells."""
+
+    scale: str
+    folder: pathlib.Path  # of the store
+    store: Store
+    theirs: Exhibits
+    ours: tables.Ours
+    comparable: bool  # whether numbers of the two may be subtracted: the paper's scale
+
+
+def write(scale: str, folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
+    """Writes ``out``/report.html, its figures and tables; returns the page's path.
+
+    Raises:
+      UserError: there is no such scale.
+    """
+    options = grid.get(scale)
+    store = collect(folder / scale)
+    ours = tables.ours(store.records, options)
+    study = Study(scale, folder, store, tables.paper(), ours, options.recipe == "imagenet")
+    out.mkdir(parents=True, exist_ok=True)
+    judged = [
+        (claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()
+    ]
+    cells = grid.cells(scale)
+    missing = [cell for cell in cells if runner.state(cell, folder) != runner.DONE]
+    sections = {"Claims": _claims(judged, study, out)}
+    for layout in layouts(scale, ours.whole).values():
+        sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
+    sections["Missing"] = _missing(missing, study)
+    sections["Scores"] = _records(store, out)
+    top = tag("h1", f"The paper and ours: {scale}"), _headline(judged, study, len(cells), missing)
+    write_atomically(out / "report.html", document(f"adv_ssl: {scale}", top, sections))
+    return out / "report.html"
+
+
+# ---- exhibits -------------------------------------------------------------------------------
+
+
+def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
+    """The paper's picture, ours, both number by number, and all of it as a CSV file."""
+    name, title = layout.name, TITLES[layout.name][1]
+    printed = layouts("imagenet", study.theirs)[name]
+    pictures = []
+    for who, made, exhibits in (("paper", printed, study.theirs), ("ours", layout, study.ours.whole)):
+        scale = "imagenet" if who == "paper" else study.scale
+        drawn = draw(made, exhibits, scale)
+        picture = tag("p", "no numbers", class_="missing")
+        if drawn:
+            picture = image(out, f"{name}_{who}", drawn, f"{TITLES[name][0]}, {who}")
+        pictures.append(tag("figure", tag("h3", "The paper's" if who == "paper" else "Ours"), picture))
+    _write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
+    links = f"{name}.csv has the same numbers. " + NOTES[name]
+    return join(
+        tag("p", tag("b", title)),
+        tag("div", *pictures, class_="wide panels" if name in ("figure1", "figure5") else "stacked"),
+        _comparison(layout, study),
+        tag("p", links, class_="note"),
+    )
+
+
+def draw(layout: Layout, exhibits: Exhibits, scale: str) -> Figure | None:
+    """The picture of an exhibit, the paper's or ours; None where there is no number for a curve."""
+    if layout.name == "figure1":
+        radii = {
+            threat: sorted({e for (_, t), r in grid.get(scale).radii.items() if t == threat for e in r})
+            for threat in figures.PANELS
+        }
+        return figures.radius_curves(exhibits, radii, zero_line(exhibits))
+    scores = getattr(exhibits, layout.name)
+    if layout.name == "figure5":
+        return _robust(layout, scores) if scores else None
+    values = [[_value(scores, layout.key(row.key, column.key)) for column in layout.columns]
+              for row in layout.rows]  # fmt: skip
+    return figures.sheet(
+        Sheet(
+            [row.label for row in layout.rows],
+            [column.label for column in layout.columns],
+            layout.groups,
+            np.array(values, float),
+            layout.decimals,
+            coloured=layout.name != "table1",
+        )
+    )
+
+
+def zero_line(exhibits: Exhibits) -> Line | None:
+    """Figure 1's zero line: the baseline, or the band that C05 leaves it; None: nothing is known."""
+    if exhibits.baseline:
+        value, low, high, _ = exhibits.baseline
+        return Line(value, value if low is None else low, value if high is None else high,
+                    "supervised from scratch")  # fmt: skip
+    means = {m: exhibits.figure1.get((m, "nominal", 0.0)) for m in SHORT}
+    if exhibits.figure5 or None in means.values():
+        return None
+    byol, rotnet, supervised, mae = (
+        means[m].value for m in ("byol", "rotnet", "supervised", "mae")
+    )
+    return Line(None, max(byol, rotnet), min(supervised, mae), "supervised from scratch: in here")
+
+
+def _robust(layout: Layout, scores: Mapping[Key, Score]) -> Figure:
+    curves = {}
+    for column in layout.columns:
+        points = [(row.key[0], scores[layout.key(row.key, column.key)]) for row in layout.rows
+                  if layout.key(row.key, column.key) in scores]  # fmt: skip
+        if points:
+            curves[column.label] = [
+                [r, s.value / 100, *(s.value / 100 if end is None else end / 100 for end in s[1:3])]
+                for r, s in points
+            ]
+    return robust_accuracy(curves, "L2 radius")
+
+
+def _value(scores: Mapping[Key, Score], key: Key) -> float:
+    return scores[key].value if key in scores else float("nan")
+
+
+_COLUMNS = ("paper", "ours", "low", "high", "seeds", "difference", "fill")
+
+
+def _numbers(layout: Layout, study: Study) -> Iterable[Sequence[object]]:
+    """The rows of an exhibit's CSV file."""
+    for row in layout.rows:
+        for column in layout.columns:
+            key = layout.key(row.key, column.key)
+            theirs, ours = _pair(layout, key, study)
+            yield (
+                *key,
+                _digits(theirs and theirs.value),
+                *([_digits(end) for end in ours[:3]] if ours else [""] * 3),
+                ours.seeds if ours else "",
+                _digits(ours.value - theirs.value) if ours and theirs else "",
+                "" if ours else _command(layout, key, study),
+            )
+
+
+def _pair(layout: Layout, key: Key, study: Study) -> tuple[Score | None, Score | None]:
+    """A number of the paper, where it is one of the same thing, and ours."""
+    theirs = getattr(study.theirs, layout.name).get(key) if study.comparable else None
+    return theirs, getattr(study.ours.whole, layout.name).get(key)
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _command(layout: Layout, key: Key, study: Study) -> str:
+    """What fills a cell; "": nothing, it is not of the grid."""
+    names = layout.fill(key)
+    if not names:
+        return ""
+    words = ["python", "-m", "adv_ssl.paper", "run", f"--scale={study.scale}"]
+    return shlex.join([*words, f"--store={study.folder}", f"--only={names}"])
+
+
+def _comparison(layout: Layout, study: Study) -> Html:
+    """Ours over the paper's and the difference, cell by cell; what lacks says how to get it."""
+    groups = [tag("th", name, colspan=over, class_="group") for name, over in layout.groups]
+    heads = [tag("th", column.label, class_="number") for column in layout.columns]
+    lines = []
+    for row in layout.rows:
+        keys = [layout.key(row.key, column.key) for column in layout.columns]
+        lines.append(tag("tr", tag("th", row.label), *[_cell(layout, key, study) for key in keys]))
+    head = tag("thead", tag("tr", tag("th"), *groups), tag("tr", tag("th"), *heads))
+    return tag("div", tag("table", head, tag("tbody", *lines), class_="grid"), class_="scroll")
+
+
+def _cell(layout: Layout, key: Key, study: Study) -> Html:
+    theirs, ours = _pair(layout, key, study)
+    if not theirs and not ours and not layout.fill(key):
+        return tag("td")
+    places = layout.decimals
+    lines = [tag("b", f"{ours.value:.{places}f}" if ours else figures.MISSING)]
+    if theirs:
+        below = f"{theirs.value:.{places}f}"
+        below += f" {ours.value - theirs.value:+.{places}f}" if ours else ""
+        lines += [tag("br"), tag("small", below)]
+    if not ours:
+        return tag("td", *lines, class_="number lacks", title=_command(layout, key, study))
+    told = f"{ours.seeds} seed" + "s" * (ours.seeds > 1)
+    if ours.low is not None and ours.high is not None:
+        told += f", 95% interval {ours.low:.{places}f} to {ours.high:.{places}f}"
+    return tag("td", *lines, class_="number", title=told)
+
+
+# ---- claims ---------------------------------------------------------------------------------
+
+Judged = Sequence[tuple[Claim, Verdict, Verdict]]
+
+
+def _claims(judged: Judged, study: Study, out: pathlib.Path) -> Html:
+    rows, lines = [], []
+    for claim, theirs, ours in judged:
+        number, difference = _claimed(claim, theirs, ours)
+        rows.append(
+            (
+                join(tag("b", claim.id), tag("br"), tag("small", claim.where)),
+                claim.text,
+                _judgement(theirs),
+                _judgement(ours),
+                number,
+                difference,
+            )
+        )
+        lines.append(
+            (claim.id, claim.where, claim.text, claim.stated or "", theirs.verdict, theirs.detail,
+             ours.verdict, ours.detail, _digits(ours.number), _digits(ours.low),
+             _digits(ours.high), ours.seeds, difference)
+        )  # fmt: skip
+    head = ("id", "where", "claim", "stated", "paper", "paper's numbers", "ours", "our numbers",
+            "number", "low", "high", "seeds", "difference")  # fmt: skip
+    _write_csv(out / "claims.csv", head, lines)
+    note = (
+        "Each claim is one function, applied to the paper's printed numbers and to ours. Paper: "
+        "undecided is a tie at the printed precision, or a number that is not printed. Ours: decided "
+        "by the 95% interval over seeds, if there are two or more; a single seed decides by its sign."
+    )
+    columns = ("claim", "of the paper", "on the paper's numbers", "on ours", "ours", "difference")
+    return join(
+        tag("p", note, class_="note"), table(columns, rows, numbers=(4, 5), class_="claims")
+    )
+
+
+def _judgement(verdict: Verdict) -> Html:
+    mark = tag("span", verdict.verdict, class_=f"verdict {verdict.verdict}")
+    return join(mark, tag("br"), tag("small", verdict.detail))
+
+
+def _claimed(claim: Claim, theirs: Verdict, ours: Verdict) -> tuple[Html | str, str]:
+    """Our number with its interval, and what it is more than the paper's."""
+    if ours.number is None:
+        return "", ""
+    number = [f"{ours.number:+.2f}"]
+    if ours.low is not None:
+        number += [tag("br"), tag("small", f"{ours.low:+.2f} to {ours.high:+.2f}")]
+    said = claim.stated if theirs.number is None else theirs.number
+    return tag("span", *number), "" if said is None else f"{ours.number - said:+.2f}"
+
+
+# ---- head, missing, scores ------------------------------------------------------------------
+
+
+def _headline(judged: Judged, study: Study, cells: int, missing: Sequence[grid.Cell]) -> Html:
+    parts = [
+        f"{cells - len(missing)} of {cells} cells of the grid are done; "
+        f"{len(study.store.records)} scores of {study.folder / study.scale}. "
+    ]
+    for who, verdicts in (("the paper's", [v for _, v, _ in judged]), ("ours", [v for *_, v in judged])):
+        counts = Counter(v.verdict for v in verdicts)
+        counted = ", ".join(f"{counts[v]} {v}" for v in ("holds", "fails", "undecided") if counts[v])
+        parts.append(f"Of the {len(judged)} claims, on {who} numbers: {counted}. ")
+    if not study.comparable:
+        parts.append("This is another scale than the paper's: shapes compare, numbers do not.")
+    return tag("p", *parts, class_="scores")
+
+
+def _missing(missing: Sequence[grid.Cell], study: Study) -> Html:
+    """Every command that is left, and every file that could not be read."""
+    if not missing:
+        left = tag("p", "Nothing: every cell is done.")
+    else:
+        command = f"python -m adv_ssl.paper run --scale={study.scale} --store={study.folder}"
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(c.kind for c in missing).items())
+        items = [tag("li", tag("code", cell.command(str(study.folder)))) for cell in missing]
+        summary = tag("summary", f"The {len(missing)} commands, in order")
+        left = join(
+            tag("p", f"{kinds}. All of it, one after the other: ", tag("code", command)),
+            tag("details", summary, tag("ol", *items)),
+        )
+    files = [tag("li", reason) for reason in study.store.passed_over]
+    if not files:
+        return left
+    return join(left, tag("h3", "Passed over"), tag("ul", *files))
+
+
+def _records(store: Store, out: pathlib.Path) -> Html:
+    _write_csv(out / "scores.csv", Record._fields, store.records)
+    commits = Counter(record.commit for record in store.records)
+    if not commits:
+        return tag("p", "no scores yet", class_="missing")
+    rows = [(tag("code", commit), f"{count:,}") for commit, count in commits.most_common()]
+    note = tag("p", "scores.csv has every score with its run. By the commit that made them:")
+    return join(note, table(("commit", "scores"), rows, numbers=(1,)))
+
+
+def _write_csv(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
