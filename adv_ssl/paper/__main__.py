@@ -5,15 +5,15 @@ python -m adv_ssl.paper run --scale=imagenet|cifar10|tiny --store=DIR [--only=GL
 python -m adv_ssl.paper report --store=DIR --out=DIR2 [--scale=imagenet|cifar10|tiny]
 
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
-was. ``--dry_run`` lists the cells and their states, ``--print_jobs`` a shell command for each, every
-one behind the one it needs. ``report`` writes the paper's tables, figures and claims beside ours.
+was. ``--dry_run`` lists the cells and their states, ``--print_jobs`` a shell command for each, each
+behind the one it needs. ``report`` writes the paper's tables, figures and claims beside ours.
 Exit codes: 0 done; 1 a cell failed; 2 a mistake, told in one line; 75 stopped, start again.
 """
 
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
@@ -42,11 +42,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _work(words: Sequence[str]) -> None:
     store = pathlib.Path(str(_STORE.value)).resolve()
-    cells = grid.cells(_SCALE.value)
     if words[0] == "report":
         print(page.write(_SCALE.value, store, pathlib.Path(str(_OUT.value))))
         return
-    cells = runner.matching(cells, _ONLY.value)
+    cells = runner.matching(grid.cells(_SCALE.value), _ONLY.value)
     if _PRINT_JOBS.value:
         for cell in cells:
             print(cell.command(str(store)))
@@ -63,7 +62,7 @@ def _work(words: Sequence[str]) -> None:
             leave(f"{len(failed)} cells failed, {failed[0]} first; the others went on.", code=1)
 
 
-def _counted(states: Sequence[str]) -> str:
+def _counted(states: Iterable[str]) -> str:
     return ", ".join(f"{count} {state}" for state, count in Counter(states).items())
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from adv_ssl.paper.grid import table1_radius
 from adv_ssl.paper.tables import (
     AVERAGE,
+    BASELINE,
     FIGURE3,
     GAMMAS,
     Exhibits,
@@ -111,7 +112,7 @@ def _rotnet_rivals_mae(e: Exhibits) -> Finding:
 
 def _above_baseline(e: Exhibits) -> Finding:
     """(C04)"""
-    line = _baseline(e)
+    line = e.baseline()
     above = {
         (m, t): max(s.value for key, s in e.figure1.items() if key[:2] == (m, t)) - line
         for m in METHODS
@@ -127,9 +128,9 @@ def _nominal_against_baseline(e: Exhibits) -> Finding:
     below = max(means["byol"], means["rotnet"])
     others = min(means["supervised"], means["mae"])
     bounds = f"true for a baseline in ({below:.3f}, {others:.3f}]"
-    if e.baseline is None:
+    if BASELINE not in e.figure1:
         raise Missing(f"baseline; {bounds}")
-    line = e.baseline.value
+    line = e.baseline()
     return Finding(min(line - below, others - line), None, f"baseline {line:.2f}; {bounds}")
 
 
@@ -329,12 +330,6 @@ def _averages(e: Exhibits) -> Finding:
 
 def _best(e: Exhibits, method: str) -> float:
     return max(e.mean(method, threat) for threat in THREATS)
-
-
-def _baseline(e: Exhibits) -> float:
-    if e.baseline is None:
-        raise Missing("baseline")
-    return e.baseline.value
 
 
 def _number(value: float) -> Finding:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from adv_ssl.figures import COLOURS, FAINT, INK, MARKERS
-from adv_ssl.paper.tables import Exhibits, Score
+from adv_ssl.paper.tables import Score
 from adv_ssl.recipes import METHODS
 from adv_ssl.report import METHODS as TITLES
 
 PANELS = {"linf": "L\N{INFINITY} radius, in 1/255", "l2": "L2 radius"}
 # From blue to red through white, as the paper's tables; pale, so that black can be read on it
-HEAT = LinearSegmentedColormap.from_list("heat", ["#7aa6d8", "#dbe7f4", "#fbfbfb", "#f8d9cf", "#e8836b"])
+HEAT = LinearSegmentedColormap.from_list(
+    "heat", ["#7aa6d8", "#dbe7f4", "#fbfbfb", "#f8d9cf", "#e8836b"]
+)
 MISSING = "\N{EN DASH}"
 
 
@@ -31,12 +34,14 @@ class Line(NamedTuple):
 
 
 def radius_curves(
-    exhibits: Exhibits, radii: Mapping[str, Sequence[float]], line: Line | None
+    means: Mapping[tuple[str, str, float], Score],
+    radii: Mapping[str, Sequence[float]],
+    line: Line | None,
 ) -> Figure:
     """Figure 1: the mean over the variants against the radius, a panel for each norm.
 
     Args:
-      exhibits: whose ``figure1`` is drawn, in percent; radii without a number are left out.
+      means: percent by method, threat and epsilon; radii without a number are left out.
       radii: of each panel, epsilons going up; they stand at equal distances.
       line: the zero line of the paper's figure, where it is known.
     """
@@ -44,14 +49,11 @@ def radius_curves(
     panels = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(0.07, 0.235, 0.99, 0.91, wspace=0.05)
     for axes, (threat, label) in zip(panels, PANELS.items(), strict=True):
-        _panel(axes, exhibits.figure1, threat, radii[threat], line)
+        _panel(axes, means, threat, radii[threat], line)
         axes.set_xlabel(label, fontsize=8, color=INK)
     panels[0].set_title("mean top-1 over variants, %", loc="left", fontsize=8, color=INK)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
-    if not exhibits.figure1:
-        panels[0].set_yticks([])
-        figure.text(0.5, 0.55, "missing", ha="center", fontsize=12, color="#8a949e")
     return figure
 
 
@@ -69,19 +71,10 @@ def _panel(
             for radius, place in places.items()
             if (key := (method, threat if radius else "nominal", radius)) in means
         ]
-        x = [place + 0.06 * (i - 1.5) for place, _ in points]
-        style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
-        values = [score.value for _, score in points]
-        axes.errorbar(x, values, _errors([score for _, score in points]), label=TITLES[method],
-                      linestyle="none", capsize=2, **style)  # fmt: skip
-        for (here, _), (there, _), *ends in zip(points, points[1:], x, x[1:], values, values[1:]):
-            # Dotted across radii without a number
-            between = "-" if there == here + 1 else ":"
-            axes.plot(ends[:2], ends[2:], between, color=COLOURS[i], linewidth=1.5)
+        _curve(axes, points, i, TITLES[method])
     if line:
-        known = line.value is not None
-        shade = {"color": "#8a949e", "alpha": 0.22, "linewidth": 0}
-        axes.axhspan(line.low, line.high, label=None if known else line.label, **shade)
+        label = line.label if line.value is None else None
+        axes.axhspan(line.low, line.high, label=label, color="#8a949e", alpha=0.22, linewidth=0)
         if line.value is not None:
             axes.axhline(line.value, color=INK, linestyle="--", linewidth=1.2, label=line.label)
     scale = 255 if threat == "linf" else 1
@@ -93,11 +86,22 @@ def _panel(
     axes.tick_params(labelsize=8, length=0, colors=INK)
 
 
+def _curve(axes: Axes, points: Sequence[tuple[int, Score]], i: int, label: str) -> None:
+    """Markers with intervals; lines between neighbours, dotted over radii without a number."""
+    x = [place + 0.06 * (i - 1.5) for place, _ in points]  # beside the other curves'
+    values = [score.value for _, score in points]
+    axes.errorbar(x, values, _errors([score for _, score in points]), label=label, fmt=MARKERS[i],
+                  color=COLOURS[i], markersize=5, capsize=2)  # fmt: skip
+    for (n, (here, _)), (m, (there, _)) in pairwise(enumerate(points)):
+        axes.plot([x[n], x[m]], [values[n], values[m]], "-" if there == here + 1 else ":",
+                  color=COLOURS[i], linewidth=1.5)  # fmt: skip
+
+
 def _errors(scores: Sequence[Score]) -> np.ndarray | None:
     """[2, N] below and above; None where there are no intervals."""
-    if any(score.low is None or score.high is None for score in scores) or not scores:
-        return None
-    return np.array([(s.value - s.low, s.high - s.value) for s in scores]).T
+    ends = [(s.value - s.low, s.high - s.value) for s in scores
+            if s.low is not None and s.high is not None]  # fmt: skip
+    return np.array(ends).T if ends and len(ends) == len(scores) else None
 
 
 class Sheet(NamedTuple):

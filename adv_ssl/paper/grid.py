@@ -197,9 +197,7 @@ def _model(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cell]:
         yield _scores("robust", this, "finetune", robust, ("robust",))
 
 
-def _scores(
-    kind: str, run: str, stage: str, flags: tuple[str, ...], rows: tuple[str, ...]
-) -> Cell:
+def _scores(kind: str, run: str, stage: str, flags: tuple[str, ...], rows: tuple[str, ...]) -> Cell:
     suite = flags[0].partition("=")[2] if kind != "baseline" else kind
     weights = f"--weights={{store}}/{run}/{stage}"
     return Cell(f"{run}/scores/{suite}", kind, "adv_ssl.evaluate", (weights, *flags), run, rows)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from adv_ssl.paper import grid
 from adv_ssl.paper.grid import Scale
-from adv_ssl.paper.tables import AVERAGE, FIGURE3, Exhibits
+from adv_ssl.paper.tables import AVERAGE, BASELINE, FIGURE3, Exhibits
 from adv_ssl.recipes import METHODS, THREATS
 
 Key = tuple[Any, ...]
@@ -62,8 +62,8 @@ class _Places(NamedTuple):
     chosen: Mapping[tuple[str, str], float]
 
     def model(self, method: str, threat: str, epsilon: float | None = None) -> str:
-        """The folder of a radius: the one given, the best one, or if none is known yet the
-        paper's (at a small scale the only or the largest one).
+        """The folder of a radius: the one given; else the best one; else, as long as none is
+        scored, the paper's, or the largest of a scale that does not have it.
         """
         if epsilon is None:
             epsilon = self.chosen.get((method, threat), self._planned(method, threat))
@@ -85,10 +85,22 @@ def radius(threat: str, epsilon: float) -> str:
 
 
 def _figure1(scale: Scale, places: _Places) -> Layout:
-    rows = [Head(("nominal", 0.0), "nominal")]
+    rows = [Head(BASELINE[1:], "from scratch"), Head(("nominal", 0.0), "nominal")]
     for threat in THREATS[1:]:
-        epsilons = sorted({e for (_, t), radii in scale.radii.items() if t == threat for e in radii})
+        epsilons = sorted(
+            {e for (_, t), radii in scale.radii.items() if t == threat for e in radii}
+        )
         rows += [Head((threat, e), f"{GROUPS[threat]} {radius(threat, e)}") for e in epsilons]
+
+    def fill(key: Key) -> str:
+        if key == BASELINE:
+            return f"{places.model('supervised', 'nominal', 0.0)}/gamma*/scores/baseline"
+        return (
+            places.scores(key[0], key[1], None, key[2])
+            if key[2] in scale.radii.get(key[:2], ())
+            else ""
+        )
+
     return Layout(
         "figure1",
         ("method", "threat", "epsilon"),
@@ -96,9 +108,7 @@ def _figure1(scale: Scale, places: _Places) -> Layout:
         [Head((m,), SHORT[m]) for m in METHODS],
         [("", len(METHODS))],
         lambda row, column: (*column, *row),
-        lambda key: places.scores(key[0], key[1], None, key[2])
-        if key[2] in scale.radii[key[0], key[1]]
-        else "",
+        fill,
         decimals=2,
     )
 

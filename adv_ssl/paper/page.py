@@ -18,11 +18,21 @@ from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.paper import figures, grid, runner, tables
-from adv_ssl.paper.claims import Claim, Verdict, claims, judge, judge_ours
+from adv_ssl.paper.claims import (
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    Claim,
+    Verdict,
+    claims,
+    judge,
+    judge_ours,
+)
 from adv_ssl.paper.figures import Line, Sheet
-from adv_ssl.paper.layouts import GROUPS, SHORT, Key, Layout, layouts, radius
+from adv_ssl.paper.layouts import Key, Layout, layouts
 from adv_ssl.paper.store import Record, Store, collect
-from adv_ssl.paper.tables import Exhibits, Score
+from adv_ssl.paper.tables import BASELINE, Exhibits, Score
+from adv_ssl.recipes import METHODS
 
 TITLES = {
     "figure1": ("Figure 1", "Mean top-1 over the variants against the radius of pre-training"),
@@ -33,10 +43,11 @@ TITLES = {
 }
 NOTES = {
     "figure1": "Radii at equal distances. The paper's figure is an image: its best models' means "
-    "follow from its Figure 2, other points and its zero line are not printed; of the line the text "
-    "says what lies above and below it (C05). Each radius with its best decay.",
-    "figure2": "Rows are coloured by themselves, red is better. Radius and decay are those with the "
-    "best mean on these very sets, in the paper and here (D15).",
+    "follow from its Figure 2, other points and its zero line are not printed; the text says what "
+    "lies above and below the line (C05). Each radius with its best decay. "
+    "Bars are 95% intervals: over seeds if there are two or more, else over images.",
+    "figure2": "Rows are coloured by themselves, red is better. Radius and decay have the best "
+    "mean on these very sets, in the paper and here (D15).",
     "figure3": "As Figure 2.",
     "figure5": "Top-1 under attack, with 95% intervals. The paper's figure is an image.",
     "table1": "The best of a row is bold. Encoders of the radii in the paper's caption.",
@@ -65,9 +76,7 @@ def write(scale: str, folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     ours = tables.ours(store.records, options)
     study = Study(scale, folder, store, tables.paper(), ours, options.recipe == "imagenet")
     out.mkdir(parents=True, exist_ok=True)
-    judged = [
-        (claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()
-    ]
+    judged = [(claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()]
     cells = grid.cells(scale)
     missing = [cell for cell in cells if runner.state(cell, folder) != runner.DONE]
     sections = {"Claims": _claims(judged, study, out)}
@@ -88,32 +97,49 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
     name, title = layout.name, TITLES[layout.name][1]
     printed = layouts("imagenet", study.theirs)[name]
     pictures = []
-    for who, made, exhibits in (("paper", printed, study.theirs), ("ours", layout, study.ours.whole)):
-        scale = "imagenet" if who == "paper" else study.scale
-        drawn = draw(made, exhibits, scale)
-        picture = tag("p", "no numbers", class_="missing")
+    for side in (
+        _Side("The paper's", "paper", printed, study.theirs, "imagenet",
+              _band(study.theirs), "it is an image, and the text has none"),
+        _Side("Ours", "ours", layout, study.ours.whole, study.scale,
+              _level(study.ours.whole), "nothing is scored yet"),
+    ):  # fmt: skip
+        drawn = _draw(side)
+        picture = tag("p", f"no numbers: {side.lack}", class_="missing")
         if drawn:
-            picture = image(out, f"{name}_{who}", drawn, f"{TITLES[name][0]}, {who}")
-        pictures.append(tag("figure", tag("h3", "The paper's" if who == "paper" else "Ours"), picture))
+            picture = image(out, f"{name}_{side.who}", drawn, f"{TITLES[name][0]}, {side.who}")
+        pictures.append(tag("figure", tag("h3", side.title), picture))
     _write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
     links = f"{name}.csv has the same numbers. " + NOTES[name]
     return join(
         tag("p", tag("b", title)),
-        tag("div", *pictures, class_="wide panels" if name in ("figure1", "figure5") else "stacked"),
+        tag("div", *pictures, class_="wide panels" if name == "figure5" else "stacked"),
         _comparison(layout, study),
         tag("p", links, class_="note"),
     )
 
 
-def draw(layout: Layout, exhibits: Exhibits, scale: str) -> Figure | None:
-    """The picture of an exhibit, the paper's or ours; None where there is no number for a curve."""
+class _Side(NamedTuple):
+    """One of the two pictures of an exhibit."""
+
+    title: str
+    who: str
+    layout: Layout
+    exhibits: Exhibits
+    scale: str
+    line: Line | None  # Figure 1's zero line
+    lack: str  # why there is no picture
+
+
+def _draw(side: _Side) -> Figure | None:
+    """None where there is no number for a curve."""
+    layout, scores = side.layout, getattr(side.exhibits, side.layout.name)
     if layout.name == "figure1":
+        of_scale = grid.get(side.scale).radii.items()
         radii = {
-            threat: sorted({e for (_, t), r in grid.get(scale).radii.items() if t == threat for e in r})
+            threat: sorted({e for (_, t), epsilons in of_scale if t == threat for e in epsilons})
             for threat in figures.PANELS
         }
-        return figures.radius_curves(exhibits, radii, zero_line(exhibits))
-    scores = getattr(exhibits, layout.name)
+        return figures.radius_curves(scores, radii, side.line) if scores else None
     if layout.name == "figure5":
         return _robust(layout, scores) if scores else None
     values = [[_value(scores, layout.key(row.key, column.key)) for column in layout.columns]
@@ -130,19 +156,19 @@ def draw(layout: Layout, exhibits: Exhibits, scale: str) -> Figure | None:
     )
 
 
-def zero_line(exhibits: Exhibits) -> Line | None:
-    """Figure 1's zero line: the baseline, or the band that C05 leaves it; None: nothing is known."""
-    if exhibits.baseline:
-        value, low, high, _ = exhibits.baseline
-        return Line(value, value if low is None else low, value if high is None else high,
-                    "supervised from scratch")  # fmt: skip
-    means = {m: exhibits.figure1.get((m, "nominal", 0.0)) for m in SHORT}
-    if exhibits.figure5 or None in means.values():
+def _level(exhibits: Exhibits) -> Line | None:
+    """Our zero line."""
+    if BASELINE not in exhibits.figure1:
         return None
-    byol, rotnet, supervised, mae = (
-        means[m].value for m in ("byol", "rotnet", "supervised", "mae")
-    )
-    return Line(None, max(byol, rotnet), min(supervised, mae), "supervised from scratch: in here")
+    value, low, high, _ = exhibits.figure1[BASELINE]
+    low, high = (value if end is None else end for end in (low, high))
+    return Line(value, low, high, "supervised from scratch")
+
+
+def _band(theirs: Exhibits) -> Line:
+    """Where the paper's zero line has to be for C05 to be true."""
+    sup, rotnet, mae, byol = (theirs.mean(method, "nominal") for method in METHODS)
+    return Line(None, max(byol, rotnet), min(sup, mae), "supervised from scratch: in this band")
 
 
 def _robust(layout: Layout, scores: Mapping[Key, Score]) -> Figure:
@@ -219,15 +245,20 @@ def _cell(layout: Layout, key: Key, study: Study) -> Html:
     places = layout.decimals
     lines = [tag("b", f"{ours.value:.{places}f}" if ours else figures.MISSING)]
     if theirs:
-        below = f"{theirs.value:.{places}f}"
-        below += f" {ours.value - theirs.value:+.{places}f}" if ours else ""
-        lines += [tag("br"), tag("small", below)]
+        lines += [tag("br"), tag("small", f"{theirs.value:.{places}f}")]
+    if theirs and ours:
+        lines += [tag("br"), tag("small", _signed(ours.value - theirs.value, places))]
     if not ours:
         return tag("td", *lines, class_="number lacks", title=_command(layout, key, study))
     told = f"{ours.seeds} seed" + "s" * (ours.seeds > 1)
     if ours.low is not None and ours.high is not None:
         told += f", 95% interval {ours.low:.{places}f} to {ours.high:.{places}f}"
     return tag("td", *lines, class_="number", title=told)
+
+
+def _signed(value: float, places: int) -> str:
+    """With its sign, and 0 as +0."""
+    return f"{round(value, places) + 0.0:+.{places}f}"
 
 
 # ---- claims ---------------------------------------------------------------------------------
@@ -238,34 +269,35 @@ Judged = Sequence[tuple[Claim, Verdict, Verdict]]
 def _claims(judged: Judged, study: Study, out: pathlib.Path) -> Html:
     rows, lines = [], []
     for claim, theirs, ours in judged:
-        number, difference = _claimed(claim, theirs, ours)
-        rows.append(
-            (
-                join(tag("b", claim.id), tag("br"), tag("small", claim.where)),
-                claim.text,
-                _judgement(theirs),
-                _judgement(ours),
-                number,
-                difference,
-            )
-        )
+        number, difference = _claimed(claim, ours)
+        stated = "" if claim.stated is None else f"{claim.stated:+.2f}"
+        name = join(tag("b", claim.id), tag("br"), tag("small", claim.where))
+        judgements = _judgement(theirs), _judgement(ours)
+        rows.append((name, claim.text, *judgements, stated, number, difference))
         lines.append(
-            (claim.id, claim.where, claim.text, claim.stated or "", theirs.verdict, theirs.detail,
-             ours.verdict, ours.detail, _digits(ours.number), _digits(ours.low),
-             _digits(ours.high), ours.seeds, difference)
+            (claim.id, claim.where, claim.text, claim.stated, *_plain(theirs), *_plain(ours),
+             _digits(ours.low), _digits(ours.high), ours.seeds, difference)
         )  # fmt: skip
-    head = ("id", "where", "claim", "stated", "paper", "paper's numbers", "ours", "our numbers",
-            "number", "low", "high", "seeds", "difference")  # fmt: skip
-    _write_csv(out / "claims.csv", head, lines)
+    _write_csv(out / "claims.csv", _CLAIM_COLUMNS, lines)
     note = (
-        "Each claim is one function, applied to the paper's printed numbers and to ours. Paper: "
-        "undecided is a tie at the printed precision, or a number that is not printed. Ours: decided "
-        "by the 95% interval over seeds, if there are two or more; a single seed decides by its sign."
+        "Each claim is one function, applied to the paper's printed numbers and to ours. On the "
+        "paper's, undecided is a tie at the printed precision or a number that is not printed. "
+        "Ours are decided by the 95% interval over seeds of the margin by which a claim is true; "
+        "a single seed decides by its sign. Numbers are percentage points."
     )
-    columns = ("claim", "of the paper", "on the paper's numbers", "on ours", "ours", "difference")
+    columns = ("claim", "of the paper", "on the paper's numbers", "on ours", "stated", "ours",
+               "difference")  # fmt: skip
     return join(
-        tag("p", note, class_="note"), table(columns, rows, numbers=(4, 5), class_="claims")
+        tag("p", note, class_="note"), table(columns, rows, numbers=(4, 5, 6), class_="claims")
     )
+
+
+_CLAIM_COLUMNS = ("id", "where", "claim", "stated", "paper", "paper_detail", "paper_number", "ours",
+                  "ours_detail", "ours_number", "low", "high", "seeds", "difference")  # fmt: skip
+
+
+def _plain(verdict: Verdict) -> tuple[str, str, str]:
+    return verdict.verdict, verdict.detail, _digits(verdict.number)
 
 
 def _judgement(verdict: Verdict) -> Html:
@@ -273,15 +305,14 @@ def _judgement(verdict: Verdict) -> Html:
     return join(mark, tag("br"), tag("small", verdict.detail))
 
 
-def _claimed(claim: Claim, theirs: Verdict, ours: Verdict) -> tuple[Html | str, str]:
-    """Our number with its interval, and what it is more than the paper's."""
+def _claimed(claim: Claim, ours: Verdict) -> tuple[Html | str, str]:
+    """Our number with its interval, and by how much it is above the stated one."""
     if ours.number is None:
         return "", ""
     number = [f"{ours.number:+.2f}"]
-    if ours.low is not None:
+    if ours.low is not None and ours.high is not None:
         number += [tag("br"), tag("small", f"{ours.low:+.2f} to {ours.high:+.2f}")]
-    said = claim.stated if theirs.number is None else theirs.number
-    return tag("span", *number), "" if said is None else f"{ours.number - said:+.2f}"
+    return tag("span", *number), _signed(ours.number - (claim.stated or 0.0), 2)
 
 
 # ---- head, missing, scores ------------------------------------------------------------------
@@ -292,10 +323,10 @@ def _headline(judged: Judged, study: Study, cells: int, missing: Sequence[grid.C
         f"{cells - len(missing)} of {cells} cells of the grid are done; "
         f"{len(study.store.records)} scores of {study.folder / study.scale}. "
     ]
-    for who, verdicts in (("the paper's", [v for _, v, _ in judged]), ("ours", [v for *_, v in judged])):
-        counts = Counter(v.verdict for v in verdicts)
-        counted = ", ".join(f"{counts[v]} {v}" for v in ("holds", "fails", "undecided") if counts[v])
-        parts.append(f"Of the {len(judged)} claims, on {who} numbers: {counted}. ")
+    for whose, place in (("the paper's", 1), ("our", 2)):
+        counts = Counter(row[place].verdict for row in judged)  # type: ignore[union-attr]
+        told = f"{counts[HOLDS]} hold, {counts[FAILS]} fail, {counts[UNDECIDED]} are undecided"
+        parts.append(f"Of the {len(judged)} claims, on {whose} numbers, {told}. ")
     if not study.comparable:
         parts.append("This is another scale than the paper's: shapes compare, numbers do not.")
     return tag("p", *parts, class_="scores")

@@ -80,9 +80,7 @@ def matching(cells: Sequence[Cell], pattern: str) -> list[Cell]:
     return [cell for cell in cells if cell.name in wanted]
 
 
-def run(
-    cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
-) -> dict[str, str]:
+def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None) -> dict[str, str]:
     """Runs the cells that are missing, in order; one that fails does not stop the others.
 
     Args:

@@ -78,9 +78,9 @@ def _records(folder: pathlib.Path, root: pathlib.Path) -> list[Record]:
         weights = pathlib.Path(read_json(folder / "evaluation.json", dict)["weights"])
         run, scored = _run_of(weights, root), weights.name
     origin, transferred = _origin(run, root)
-    place = {"folder": str(folder.relative_to(root)), "commit": commit}
+    place: dict[str, Any] = {"folder": str(folder.relative_to(root)), "commit": commit}
     return [
-        Record(**origin, **_score(result, scored, transferred), **place)
+        Record(**{**origin, **_score(result, scored, transferred), **place})
         for result in results
         if result["value"] is not None
     ]

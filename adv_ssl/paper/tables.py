@@ -24,6 +24,7 @@ from adv_ssl.recipes import paper as paper_sets
 DATA = pathlib.Path(__file__).parent / "data"
 # The models of Figure 3, by method and threat
 FIGURE3 = (("supervised", "linf"), ("mae", "l2"), ("byol", "l2"))
+BASELINE = ("supervised", "scratch", 0.0)  # Figure 1's zero line: never fine-tuned (D14)
 GAMMAS = (0.65, 0.75, 0.85, 0.95)  # of Figure 3
 AVERAGE = "average"  # the last row of Table 1
 TABLES = ("figure1", "figure2", "figure3", "figure5", "table1")
@@ -49,7 +50,6 @@ class Exhibits:
 
     variants: tuple[str, ...]
     chosen: Mapping[tuple[str, str], float]  # (method, threat) -> epsilon with the best mean
-    baseline: Score | None  # Figure 1's zero line
     figure1: Mapping[tuple[str, str, float], Score]  # method, threat, epsilon: mean of variants
     figure2: Mapping[tuple[str, str, str], Score]  # variant, method, threat
     figure3: Mapping[tuple[str, str, float], Score]  # variant, method, gamma
@@ -68,6 +68,10 @@ class Exhibits:
     def gamma(self, variant: str, method: str, gamma: float) -> float:
         """A cell of Figure 3; Missing where there is none."""
         return _get(self.figure3, (variant, method, gamma))
+
+    def baseline(self) -> float:
+        """The mean of Figure 1's zero line; Missing where it is not known."""
+        return _get(self.figure1, BASELINE)
 
     def transfer(self, dataset: str, optimizer: str, method: str, threat: str) -> float:
         """A cell of Table 1; Missing where there is none."""
@@ -110,7 +114,7 @@ def paper() -> Exhibits:
         (*column, epsilon): Score(float(np.mean([figure2[v, *column].value for v in VARIANTS])))
         for column, epsilon in chosen.items()
     }
-    return Exhibits(VARIANTS, chosen, None, means, figure2, figure3, {}, table1)
+    return Exhibits(VARIANTS, chosen, means, figure2, figure3, {}, table1)
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -167,8 +171,8 @@ def _is_row(r: Record, scale: Scale) -> bool:
 
 
 def _score(r: Record) -> Score:
-    ends = [None if end is None else 100 * end for end in (r.low, r.high)]
-    return Score(100 * r.value, *ends)
+    low, high = (None if end is None else 100 * end for end in (r.low, r.high))
+    return Score(100 * r.value, low, high)
 
 
 def _best_of_each(runs: Runs, fields: int, scale: Scale) -> dict[tuple[Any, ...], Model]:
@@ -214,9 +218,12 @@ def _of_seed(
     scale: Scale,
 ) -> Exhibits:
     """The exhibits of one seed."""
-    means = {key: _mean(runs[model].get(seed, {}), scale.variants) for key, model in best.items()}
+    means: dict[Any, Score | None] = {
+        key: _mean(runs[model].get(seed, {}), scale.variants) for key, model in best.items()
+    }
     line = {r.dataset: _score(r) for r in records if r.stage == "pretrain" and _is_row(r, scale)}
-    figure3 = {}
+    means[BASELINE] = _mean(line, scale.variants)
+    figure3: dict[tuple[str, str, float], Score] = {}
     for method, threat in FIGURE3:
         if (method, threat) in chosen:
             own = chosen[method, threat]
@@ -226,7 +233,6 @@ def _of_seed(
     return Exhibits(
         variants=scale.variants,
         chosen={key: model.epsilon for key, model in chosen.items()},
-        baseline=_mean(line, scale.variants),
         figure1={key: mean for key, mean in means.items() if mean is not None},
         figure2={
             (row, *key): score
@@ -277,11 +283,9 @@ def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale
         keys = dict.fromkeys(key for table in tables for key in table)
         return {key: _over_seeds([t[key] for t in tables if key in t]) for key in keys}
 
-    lines = [exhibits.baseline for exhibits in seeds if exhibits.baseline]
     return Exhibits(
         variants=scale.variants,
         chosen={key: model.epsilon for key, model in chosen.items()},
-        baseline=_over_seeds(lines) if lines else None,
         **{name: over_seeds(name) for name in TABLES},
     )
 
