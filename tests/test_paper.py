@@ -1,6 +1,7 @@
 """The paper in a box: grid, runner, store, exhibits, claims, page."""
 
 import csv
+import dataclasses
 import html
 import json
 import os
@@ -27,7 +28,7 @@ from adv_ssl.config import parse
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation.suites import SUITES
 from adv_ssl.files import held
-from adv_ssl.paper import claims, grid, page, runner, store, tables
+from adv_ssl.paper import claims, grid, page, runner, store, tables, verdicts
 from adv_ssl.paper.grid import Cell
 from adv_ssl.paper.layouts import layouts
 from adv_ssl.recipes import METHODS, small
@@ -152,7 +153,7 @@ def plant(cell: Cell, folder: pathlib.Path, value: Any) -> None:
     """The files of a finished cell; ``value`` of a row's name is its score, in percent."""
     run = folder / cell.name
     run.mkdir(parents=True)
-    (run / "provenance.json").write_text(json.dumps({"commit": "0123abcd"}))
+    (run / "provenance.json").write_text(json.dumps({"commit": "0123abcd", "dirty": False}))
     if cell.module == "adv_ssl.main":
         made = config(cell, folder)
         made.pop("sources")
@@ -250,7 +251,7 @@ def test_a_record_says_where_it_comes_from(found: store.Store) -> None:
     )  # fmt: skip
     assert record[5:] == (
         "finetune", "adamw", "imagenet", "conflict", "shape_top1", "", 0.0, record.value,
-        record.value - 0.01, record.value + 0.01, 1000,
+        record.value - 0.01, record.value + 0.01, 1000, "",
         "mae/linf_4-255/seed0/gamma0.85/scores/imagenet", "0123abcd",
     )  # fmt: skip
     robust = [r for r in found.records if r.suite == "robust" and r.gamma == 0.95]
@@ -398,7 +399,7 @@ CLAIMS = {claim.id: claim for claim in claims.claims()}
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_claims_on_the_papers_numbers(name: str) -> None:
     verdict, words = KNOWN[name]
-    found = claims.judge(CLAIMS[name], PAPER)
+    found = verdicts.judge(CLAIMS[name], PAPER)
     assert found.verdict == verdict
     assert words in found.detail
     stated = CLAIMS[name].stated
@@ -415,14 +416,28 @@ def test_there_are_31_claims() -> None:
 def test_what_the_paper_does_not_print_is_decided_on_a_whole_store(found: store.Store) -> None:
     ours = tables.ours(found.records, grid.SCALES["imagenet"])
     for name in ("C04", "C05", "C13", "C14", "C20"):
-        assert claims.judge_ours(CLAIMS[name], ours).verdict == "holds", name
+        assert verdicts.judge_ours(CLAIMS[name], ours).verdict == "holds", name
+
+
+def test_any_part_of_a_store_can_be_judged_and_laid_out(found: store.Store) -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.99, 0.9, 0.6, 0.2, 0.05, 0.0):
+        records = [r for r in found.records if rng.random() < share]
+        records += [r._replace(seed=1) for r in records if rng.random() < share]
+        made = tables.ours(records, grid.SCALES["imagenet"])
+        for claim in CLAIMS.values():
+            assert verdicts.judge_ours(claim, made).detail
+        for layout in layouts("imagenet", made.whole).values():
+            for row in layout.rows:
+                for column in layout.columns:
+                    layout.fill(layout.key(row.key, column.key))
 
 
 def shifted(field: str, key: Any, by: float) -> tables.Exhibits:
     """The paper's numbers with one changed."""
     scores = dict(getattr(PAPER, field))
     scores[key] = tables.Score(scores[key].value + by)
-    return tables.dataclasses.replace(PAPER, **{field: scores})
+    return dataclasses.replace(PAPER, **{field: scores})
 
 
 @pytest.mark.parametrize(
@@ -445,15 +460,15 @@ def shifted(field: str, key: Any, by: float) -> tables.Exhibits:
     ],
 )
 def test_a_claim_can_fail(name: str, field: str, key: Any, by: float) -> None:
-    assert claims.judge(CLAIMS[name], PAPER).verdict == "holds"
-    assert claims.judge(CLAIMS[name], shifted(field, key, by)).verdict == "fails"
+    assert verdicts.judge(CLAIMS[name], PAPER).verdict == "holds"
+    assert verdicts.judge(CLAIMS[name], shifted(field, key, by)).verdict == "fails"
 
 
 def test_claims_that_fail_can_hold() -> None:
     better = shifted("figure2", ("imagenet", "rotnet", "l2"), 0.1)
-    assert claims.judge(CLAIMS["C15"], better).verdict == "undecided"  # ReaL is still a tie
+    assert verdicts.judge(CLAIMS["C15"], better).verdict == "undecided"  # ReaL is still a tie
     better = shifted("figure3", ("c", "mae", 0.65), 0.2)
-    assert claims.judge(CLAIMS["C18"], better).verdict == "holds"
+    assert verdicts.judge(CLAIMS["C18"], better).verdict == "holds"
 
 
 def over_seeds(margins: list[float]) -> tables.Ours:
@@ -479,7 +494,7 @@ def over_seeds(margins: list[float]) -> tables.Ours:
     ],
 )
 def test_a_verdict_over_seeds(margins: list[float], verdict: str) -> None:
-    found = claims.judge_ours(CLAIMS["C11"], over_seeds(margins))
+    found = verdicts.judge_ours(CLAIMS["C11"], over_seeds(margins))
     assert (found.verdict, found.seeds) == (verdict, len(margins))
     assert found.number == pytest.approx(np.mean(margins))
     if len(margins) == 3:

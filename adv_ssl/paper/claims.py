@@ -1,7 +1,6 @@
 """What the paper says, claim by claim, held to any exhibits: the paper's own numbers and ours.
 
-A claim is a function of the exhibits. It gives a margin, in points: by how much the claim is true.
-Above 0 it holds, below it fails; 0 is a tie, and undecided, unless the claim admits ties.
+A claim is a function of the exhibits, that gives by how many points it is true: its margin.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,10 @@ from adv_ssl.paper.tables import (
     GAMMAS,
     Exhibits,
     Missing,
-    Ours,
-    interval,
     rows,
 )
 from adv_ssl.recipes import METHODS
 
-HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 THREATS = ("linf", "l2")  # of adversarial pre-training
 OPTIMIZERS = ("sgd", "adamw")
 LEVEL = 0.5  # points: what "similar" and "level with" mean here; the paper does not say
@@ -42,17 +38,6 @@ class Finding(NamedTuple):
     margin: float  # points, by how much it is true
     number: float | None  # points, what the paper states a number of
     detail: str
-
-
-class Verdict(NamedTuple):
-    """A finding over the seeds."""
-
-    verdict: str
-    number: float | None = None
-    low: float | None = None  # 95% interval of the number, or of the margin, over seeds
-    high: float | None = None
-    detail: str = ""
-    seeds: int = 0
 
 
 class Claim(NamedTuple):
@@ -77,8 +62,8 @@ def _adversarial_wins(e: Exhibits) -> Finding:
         for m in METHODS
         for t in THREATS
     }
-    above = sum(_sign(gain) > 0 for gain in gains.values())
-    rest = [f"{NAMES[m]}-{t} {row}" for (row, m, t), gain in gains.items() if _sign(gain) <= 0]
+    above = sum(sign(gain) > 0 for gain in gains.values())
+    rest = [f"{NAMES[m]}-{t} {row}" for (row, m, t), gain in gains.items() if sign(gain) <= 0]
     text = f"{above} of {len(gains)} cells above nominal"
     text += f"; not {', '.join(rest)}" if rest else ""
     return Finding(min(gains.values()), None, text)
@@ -87,7 +72,7 @@ def _adversarial_wins(e: Exhibits) -> Finding:
 def _mae_near_byol_far(e: Exhibits) -> Finding:
     """The best cell of each row of Figure 2 is MAE's near ImageNet, BYOL's far from it (C02)."""
     margins, winners = [], []
-    for row in e.variants:
+    for row in (*NEAR, "a", *FAR, "c"):
         expected = "mae" if row in NEAR else "byol"
         cells = {(m, t): e.cell(row, m, t) for m in METHODS for t in THREATS}
         first = max(cells.values())
@@ -95,7 +80,7 @@ def _mae_near_byol_far(e: Exhibits) -> Finding:
             max(v for k, v in cells.items() if k[0] == expected)
             - max(v for k, v in cells.items() if k[0] != expected)
         )
-        best = [f"{NAMES[m]}-{t}" for (m, t), v in cells.items() if _sign(first - v) == 0]
+        best = [f"{NAMES[m]}-{t}" for (m, t), v in cells.items() if sign(first - v) == 0]
         winners.append(f"{row} {' = '.join(best)}")
     return Finding(min(margins), None, "best: " + ", ".join(winners))
 
@@ -113,13 +98,8 @@ def _rotnet_rivals_mae(e: Exhibits) -> Finding:
 def _above_baseline(e: Exhibits) -> Finding:
     """(C04)"""
     line = e.baseline()
-    above = {
-        (m, t): max(s.value for key, s in e.figure1.items() if key[:2] == (m, t)) - line
-        for m in METHODS
-        for t in THREATS
-        if e.mean(m, t)
-    }
-    return Finding(min(above.values()), None, f"the lowest curve ends {min(above.values()):+.2f}")
+    lowest = min(_peak(e, m, t) for m in METHODS for t in THREATS) - line
+    return Finding(lowest, None, f"the lowest curve ends {lowest:+.2f}")
 
 
 def _nominal_against_baseline(e: Exhibits) -> Finding:
@@ -189,7 +169,8 @@ def _best_radius(threat: str, radii: Mapping[str, float]) -> Callable[[Exhibits]
 
 def _mae_against_byol(e: Exhibits) -> Finding:
     """(C16)"""
-    gaps = {row: e.cell(row, "mae", "l2") - e.cell(row, "byol", "l2") for row in e.variants}
+    rows = (*NEAR, "a", "r", "sketch", "conflict", "c")
+    gaps = {row: e.cell(row, "mae", "l2") - e.cell(row, "byol", "l2") for row in rows}
     for_byol = ("r", "conflict", "c")
     margin = min(-gap if row in for_byol else gap for row, gap in gaps.items())
     return Finding(margin, None, _listed(gaps))
@@ -213,7 +194,7 @@ def _best_decay(gamma: float, variants: Sequence[str]) -> Callable[[Exhibits], F
             for row in variants
             for m, _ in FIGURE3
         }
-        rest = [place for place, margin in margins.items() if _sign(margin) < 0]
+        rest = [place for place, margin in margins.items() if sign(margin) < 0]
         text = f"{len(margins) - len(rest)} of {len(margins)}"
         text += f"; not {', '.join(rest)}" if rest else ""
         return Finding(min(margins.values()), None, text)
@@ -222,15 +203,14 @@ def _best_decay(gamma: float, variants: Sequence[str]) -> Callable[[Exhibits], F
 
 
 def _decay_keeps_robustness(e: Exhibits) -> Finding:
-    """A smaller decay is more robust, on the mean of Figure 5's radii (C20)."""
-    means = {}
-    for gamma in sorted({key[0] for key in e.figure5}):
-        means[gamma] = np.mean([s.value for (g, r), s in e.figure5.items() if g == gamma and r > 0])
-    if len(means) < 2:
+    """A smaller decay is more robust, on the mean of the radii all decays have (C20)."""
+    gammas = sorted({gamma for gamma, radius in e.figure5 if radius > 0})
+    radii = {r for _, r in e.figure5 if r > 0 and all((g, r) in e.figure5 for g in gammas)}
+    if len(gammas) < 2 or not radii:
         raise Missing("robust accuracy of two decays")
-    steps = -np.diff(list(means.values()))
-    text = ", ".join(f"{gamma:g}: {mean:.1f}" for gamma, mean in means.items())
-    return Finding(float(steps.min()), None, f"mean over radii by decay: {text}")
+    means = [float(np.mean([e.figure5[gamma, r].value for r in radii])) for gamma in gammas]
+    text = ", ".join(f"{gamma:g}: {mean:.1f}" for gamma, mean in zip(gammas, means, strict=True))
+    return Finding(float(-np.diff(means).max()), None, f"mean over radii by decay: {text}")
 
 
 def _best_models(e: Exhibits) -> Finding:
@@ -305,7 +285,7 @@ def _always_helps_transfer(e: Exhibits) -> Finding:
     }
     sets = list(dict.fromkeys(key[0] for key in e.table1 if key[0] != AVERAGE))
     cells = [e.transfer(s, *c) - e.transfer(s, *c[:2], "nominal") for s in sets for c in gains]
-    falls = sum(_sign(gain) < 0 for gain in cells)
+    falls = sum(sign(gain) < 0 for gain in cells)
     rest = [f"{NAMES[m]}-{t} {o} {gain:+.2f}" for (o, m, t), gain in gains.items() if gain < 0]
     text = f"{falls} of {len(cells)} cells below nominal"
     text += f"; averages: {', '.join(rest)}" if rest else ""
@@ -332,6 +312,14 @@ def _best(e: Exhibits, method: str) -> float:
     return max(e.mean(method, threat) for threat in THREATS)
 
 
+def _peak(e: Exhibits, method: str, threat: str) -> float:
+    """The maximum of a curve of Figure 1."""
+    curve = [score.value for key, score in e.figure1.items() if key[:2] == (method, threat)]
+    if not curve:
+        raise Missing(f"mean of {NAMES[method]} {threat}")
+    return max(curve)
+
+
 def _number(value: float) -> Finding:
     return Finding(value, value, f"{value:+.2f}")
 
@@ -345,7 +333,7 @@ def _stated(threat: str) -> dict[str, float]:
     return {method: table1_radius(method, threat) for method in METHODS}
 
 
-def _sign(margin: float) -> int:
+def sign(margin: float) -> int:
     """Of a difference of printed numbers, that are not exact in binary."""
     return 0 if abs(margin) < 1e-9 else int(np.sign(margin))
 
@@ -397,38 +385,3 @@ def claims() -> list[Claim]:
         )
         for row in rows("claims")
     ]
-
-
-def judge(claim: Claim, exhibits: Exhibits) -> Verdict:
-    """The verdict on one set of exhibits."""
-    if claim.test is None:
-        return Verdict(UNDECIDED, detail="for the eye: the filters on the page of each run")
-    try:
-        found = claim.test(exhibits)
-    except Missing as error:
-        return Verdict(UNDECIDED, detail=f"missing: {error}")
-    sign = _sign(found.margin)
-    verdict = {1: HOLDS, 0: HOLDS if claim.tie_holds else UNDECIDED, -1: FAILS}[sign]
-    return Verdict(verdict, found.number, detail=found.detail, seeds=1)
-
-
-def judge_ours(claim: Claim, ours: Ours) -> Verdict:
-    """The verdict over seeds: decided where the 95% interval of the margin leaves 0 out.
-
-    With a single seed there is no interval, and its margin decides, as the paper's does.
-    """
-    whole = judge(claim, ours.whole)
-    found = []
-    for exhibits in ours.seeds.values():
-        try:
-            found += [claim.test(exhibits)] if claim.test else []
-        except Missing:
-            continue
-    if len(found) < 2:
-        return whole
-    _, low, high = interval([f.margin for f in found])
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    numbers = [f.number for f in found if f.number is not None]
-    if numbers:
-        _, low, high = interval(numbers)
-    return whole._replace(verdict=verdict, low=low, high=high, seeds=len(found))

@@ -18,20 +18,12 @@ from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.paper import figures, grid, runner, tables
-from adv_ssl.paper.claims import (
-    FAILS,
-    HOLDS,
-    UNDECIDED,
-    Claim,
-    Verdict,
-    claims,
-    judge,
-    judge_ours,
-)
+from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
 from adv_ssl.paper.layouts import Key, Layout, layouts
 from adv_ssl.paper.store import Record, Store, collect
 from adv_ssl.paper.tables import BASELINE, Exhibits, Score
+from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_ours
 from adv_ssl.recipes import METHODS
 
 TITLES = {
@@ -109,12 +101,15 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
             picture = image(out, f"{name}_{side.who}", drawn, f"{TITLES[name][0]}, {side.who}")
         pictures.append(tag("figure", tag("h3", side.title), picture))
     _write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
-    links = f"{name}.csv has the same numbers. " + NOTES[name]
+    attack = tables.search(study.store.records, grid.get(study.scale))
+    note = f"{name}.csv has the same numbers. {NOTES[name]}"
+    if name == "figure5" and attack:
+        note += f" Ours: {attack}."
     return join(
         tag("p", tag("b", title)),
         tag("div", *pictures, class_="wide panels" if name == "figure5" else "stacked"),
         _comparison(layout, study),
-        tag("p", links, class_="note"),
+        tag("p", note, class_="note"),
     )
 
 
@@ -358,7 +353,13 @@ def _records(store: Store, out: pathlib.Path) -> Html:
         return tag("p", "no scores yet", class_="missing")
     rows = [(tag("code", commit), f"{count:,}") for commit, count in commits.most_common()]
     note = tag("p", "scores.csv has every score with its run. By the commit that made them:")
-    return join(note, table(("commit", "scores"), rows, numbers=(1,)))
+    doubts = Counter(flag for record in store.records for flag in record.flags.split("; ") if flag)
+    listed = [(flag, f"{count:,}") for flag, count in doubts.most_common()]
+    return join(
+        note,
+        table(("commit", "scores"), rows, numbers=(1,)),
+        *([table(("to be known", "scores"), listed, numbers=(1,))] if listed else []),
+    )
 
 
 def _write_csv(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

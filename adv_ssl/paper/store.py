@@ -38,6 +38,7 @@ class Record(NamedTuple):
     low: float | None  # 95% interval over images
     high: float | None
     n: int  # images; of a mean: rows
+    flags: str  # what is to be known about it, by "; "
     folder: str
     commit: str
 
@@ -72,7 +73,8 @@ def _folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _records(folder: pathlib.Path, root: pathlib.Path) -> list[Record]:
     results = read_json(folder / "results.json", list)
-    commit = read_json(folder / "provenance.json", dict).get("commit") or "unknown"
+    made = read_json(folder / "provenance.json", dict)
+    commit = (made["commit"] or "unknown") + " and changes" * made["dirty"]
     run, scored = folder, None
     if (folder / "evaluation.json").exists():
         weights = pathlib.Path(read_json(folder / "evaluation.json", dict)["weights"])
@@ -106,6 +108,7 @@ def _score(result: Mapping[str, Any], scored: str | None, transferred: bool) -> 
         "low": low,
         "high": high,
         "n": int(result["n"]),
+        "flags": "; ".join(result.get("flags", [])),
     }
 
 

@@ -71,7 +71,9 @@ class Exhibits:
 
     def baseline(self) -> float:
         """The mean of Figure 1's zero line; Missing where it is not known."""
-        return _get(self.figure1, BASELINE)
+        if BASELINE not in self.figure1:
+            raise Missing("the baseline")
+        return self.figure1[BASELINE].value
 
     def transfer(self, dataset: str, optimizer: str, method: str, threat: str) -> float:
         """A cell of Table 1; Missing where there is none."""
@@ -221,7 +223,12 @@ def _of_seed(
     means: dict[Any, Score | None] = {
         key: _mean(runs[model].get(seed, {}), scale.variants) for key, model in best.items()
     }
-    line = {r.dataset: _score(r) for r in records if r.stage == "pretrain" and _is_row(r, scale)}
+    line = {
+        r.dataset: _score(r)
+        for r in records
+        if (r.method, r.threat, r.stage) == ("supervised", "nominal", "pretrain")
+        and _is_row(r, scale)
+    }
     means[BASELINE] = _mean(line, scale.variants)
     figure3: dict[tuple[str, str, float], Score] = {}
     for method, threat in FIGURE3:
@@ -247,14 +254,19 @@ def _of_seed(
 
 def _robust(records: Sequence[Record], scale: Scale) -> dict[tuple[float, float], Score]:
     """Figure 5, by the strongest search that was run."""
-    threat = scale.robust[1]
-    mine = [
-        r for r in records
-        if (r.suite, r.stage) == ("robust", "finetune") and r[:3] == scale.robust
-    ]  # fmt: skip
-    done = [s for s in SEARCHES if any(r.attack == f"{s}-{threat}" for r in mine)]
-    shown = {"", f"{done[0]}-{threat}"} if done else set()
-    return {(r.gamma, r.radius): _score(r) for r in mine if r.attack in shown}
+    shown = ("", search(records, scale))
+    return {
+        (r.gamma, r.radius): _score(r)
+        for r in records
+        if r.suite == "robust" and r[:3] == scale.robust and r.attack in shown
+    }
+
+
+def search(records: Sequence[Record], scale: Scale) -> str:
+    """The attack of Figure 5, such as apgd-l2: the strongest that was run; "": none."""
+    done = {r.attack for r in records if r.suite == "robust" and r[:3] == scale.robust}
+    names = [f"{name}-{scale.robust[1]}" for name in SEARCHES]
+    return next((name for name in names if name in done), "")
 
 
 def _transfers(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Score]:
