@@ -20,6 +20,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tiny
 from absl import flags
 from conftest import ROOT
 from ml_collections import config_flags
@@ -71,8 +72,12 @@ def test_the_papers_grid() -> None:
 
 def test_the_small_grids() -> None:
     assert kinds("cifar10")["pretrain"] == 48 * 3
-    tiny = kinds("tiny")
-    assert (tiny["pretrain"], tiny["finetune"], tiny["scores"]) == (36, 36 * 4, 36 * 5)
+    small_one = kinds("tiny")
+    assert (small_one["pretrain"], small_one["finetune"], small_one["scores"]) == (
+        36,
+        36 * 4,
+        36 * 5,
+    )
     wide = grid.SCALES["cifar10"].radii
     for key, radii in grid.SCALES["tiny"].radii.items():
         assert len(radii) == 1
@@ -738,3 +743,29 @@ def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_real_runs_are_collected(tmp_path: pathlib.Path) -> None:
+    """A pre-training and a second fine-tuning of its encoder, by their real commands."""
+    small_run = "--config=configs/byol_l2.py:digits", *tiny.flags()
+    other = (
+        *small_run,
+        "--config.finetune.layer_decay=0.5",
+        "--config.weights={store}/digits/first/pretrain",
+    )
+    cells = [
+        Cell("digits/first", "pretrain", "adv_ssl.main", small_run, ""),
+        Cell("digits/second", "finetune", "adv_ssl.main", other, "digits/first"),
+    ]
+    assert set(runner.run(cells, tmp_path).values()) == {"ran"}
+    assert set(runner.run(cells, tmp_path).values()) == {"done"}
+    found = store.collect(tmp_path / "digits")
+    assert found.passed_over == ()
+    assert {r[:7] for r in found.records} == {
+        ("byol", "l2", 0.5, gamma, 0, "finetune", "adamw") for gamma in (0.75, 0.5)
+    }
+    assert [(r.attack, r.radius, r.n) for r in found.records] == [
+        ("", 0, 50),
+        ("pgd-l2", 0.5, 40),
+    ] * 2

@@ -20,7 +20,7 @@ from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.paper import figures, grid, runner, tables
 from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
-from adv_ssl.paper.layouts import Key, Layout, layouts
+from adv_ssl.paper.layouts import GROUPS, SHORT, Key, Layout, layouts, radius
 from adv_ssl.paper.store import Record, Store, collect
 from adv_ssl.paper.tables import BASELINE, Exhibits, Score
 from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_ours
@@ -33,6 +33,7 @@ TITLES = {
     "figure5": ("Figure 5", "Robust accuracy by layer-wise decay"),
     "table1": ("Table 1", "Transfer to small sets"),
 }
+LACKS = "a dash is missing, hold the pointer over it for the command that fills it."
 NOTES = {
     "figure1": "Radii at equal distances. The paper's figure is an image: its best models' means "
     "follow from its Figure 2, other points and its zero line are not printed; the text says what "
@@ -101,16 +102,26 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
             picture = image(out, f"{name}_{side.who}", drawn, f"{TITLES[name][0]}, {side.who}")
         pictures.append(tag("figure", tag("h3", side.title), picture))
     _write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
-    attack = tables.search(study.store.records, grid.get(study.scale))
-    note = f"{name}.csv has the same numbers. {NOTES[name]}"
-    if name == "figure5" and attack:
-        note += f" Ours: {attack}."
+    note = f"Bold is ours, below it the paper's and the difference; {LACKS} {NOTES[name]}"
     return join(
         tag("p", tag("b", title)),
         tag("div", *pictures, class_="wide panels" if name == "figure5" else "stacked"),
         _comparison(layout, study),
-        tag("p", note, class_="note"),
+        tag("p", note, _shown(name, study), f" {name}.csv has the same numbers.", class_="note"),
     )
+
+
+def _shown(name: str, study: Study) -> str:
+    """What of ours an exhibit shows."""
+    attack = tables.search(study.store.records, grid.get(study.scale))
+    chosen = study.ours.whole.chosen
+    if name == "figure5" and attack:
+        return f" Our attack: {attack}."
+    if name in ("figure2", "figure3") and chosen:
+        models = [f"{SHORT[m]} {GROUPS[t]} {radius(t, epsilon)}"
+                  for (m, t), epsilon in sorted(chosen.items()) if epsilon]  # fmt: skip
+        return f" Our radii: {', '.join(models)}."
+    return ""
 
 
 class _Side(NamedTuple):
