@@ -1,0 +1,318 @@
+"""The paper's grid: what there is to run, and the runner of it."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tiny
+from conftest import ROOT
+from planted import config, plant
+
+from adv_ssl.config import parse
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation.suites import SUITES
+from adv_ssl.files import held
+from adv_ssl.paper import grid, runner, store
+from adv_ssl.paper.grid import Cell
+from adv_ssl.recipes import small
+
+# ml_collections loads a configuration file so
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+# ---- the grid -------------------------------------------------------------------------------
+
+
+def kinds(scale: str) -> Counter[str]:
+    return Counter(cell.kind for cell in grid.cells(scale))
+
+
+def test_the_papers_grid() -> None:
+    """4 methods x (1 + 5 + 6) pre-trainings, each with 4 decays; 12 encoders x 5 sets x 2."""
+    assert kinds("imagenet") == {
+        "pretrain": 48, "finetune": 192 - 48, "scores": 192, "baseline": 1, "robust": 4,
+        "transfer": 120,
+    }  # fmt: skip
+
+
+def test_the_small_grids() -> None:
+    assert kinds("cifar10")["pretrain"] == 48 * 3
+    small_one = kinds("tiny")
+    assert (small_one["pretrain"], small_one["finetune"], small_one["scores"]) == (
+        36,
+        36 * 4,
+        36 * 5,
+    )
+    wide = grid.SCALES["cifar10"].radii
+    for key, radii in grid.SCALES["tiny"].radii.items():
+        assert len(radii) == 1
+        assert set(radii) <= set(wide[key])
+    for key, radius in small.RADII["cifar10"].items():
+        assert radius.value in wide[key]  # the configuration's own is one of the sweep
+
+
+@pytest.mark.parametrize("scale", grid.SCALES)
+def test_every_cell_has_a_folder_of_its_own_and_stands_behind_what_it_needs(scale: str) -> None:
+    names: set[str] = set()
+    for cell in grid.cells(scale):
+        assert cell.name.startswith(f"{scale}/")
+        assert cell.name not in names
+        assert cell.needs in names | {""}
+        names.add(cell.name)
+
+
+@pytest.mark.parametrize("scale", grid.SCALES)
+def test_every_command_is_a_valid_configuration_of_its_cell(
+    scale: str, tmp_path: pathlib.Path
+) -> None:
+    by_name = {}
+    for cell in grid.cells(scale):
+        if cell.module != "adv_ssl.main" or "seed1" in cell.name or "seed2" in cell.name:
+            continue
+        made = by_name[cell.name] = parse(config(cell, tmp_path))
+        words = cell.name.split("/")
+        if cell.kind == "transfer":
+            assert made.pretrain is None
+        else:
+            _, method, threat, _, gamma = words
+            attack = made.pretrain.attack
+            own = grid.folder(attack.norm, attack.epsilon) if attack else "nominal"
+            assert (own, f"gamma{made.finetune.layer_decay:g}") == (threat, gamma)
+            assert type(made.pretrain.task).__name__.lower() == method
+        encoder = by_name[cell.needs] if cell.needs else made
+        assert made.model == encoder.model
+        weights = f"{tmp_path}/{cell.needs}/pretrain" if cell.needs else ""
+        assert made.weights == weights
+        if scale == "tiny":
+            assert made.pretrain.steps
+
+
+def test_seeds_are_those_of_the_folders(tmp_path: pathlib.Path) -> None:
+    for cell in grid.cells("tiny")[::7]:
+        if cell.module == "adv_ssl.main":
+            assert f"/seed{config(cell, tmp_path)['seed']}/" in cell.name
+
+
+def test_evaluations_are_known_to_the_evaluator() -> None:
+    known = {
+        re.match(r"--(\w+)", flag)[1] for scale in grid.SCALES for cell in grid.cells(scale)
+        if cell.module == "adv_ssl.evaluate" for flag in cell.flags
+    }  # fmt: skip
+    assert known == {"weights", "suite", "norm", "attack", "radii", "images"}
+    for scale in grid.SCALES.values():
+        rows = {row.name for row in SUITES[scale.suite]} | {"c"}
+        assert set(scale.variants) <= rows
+
+
+def test_an_unknown_scale_is_one_line() -> None:
+    with pytest.raises(UserError, match="--scale=huge: choose from imagenet, cifar10, tiny"):
+        grid.cells("huge")
+
+
+# ---- the runner -----------------------------------------------------------------------------
+
+STUB = """
+import json, pathlib, sys, time
+folder, log, pause = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), float(sys.argv[3])
+with log.open("a") as file:
+    file.write(folder.name + "\\n")
+time.sleep(pause)
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "config.json").write_text(json.dumps({"evaluate": {"attacks": []}}))
+(folder / "results.json").write_text(json.dumps([{"value": 0.5, "stage": "finetune"}]))
+"""
+RUNNER = """
+import pathlib, sys
+from adv_ssl import train
+from adv_ssl.paper import runner
+from adv_ssl.paper.grid import Cell
+sys.path.insert(0, {tests!r})
+import test_paper_runs
+train.watch_for_preemption()
+store = pathlib.Path(sys.argv[1])
+try:
+    print(runner.run(test_paper_runs.CHAIN, store, test_paper_runs.stub(store, float(sys.argv[2]))))
+except train.Preempted:
+    sys.exit(75)
+"""
+CHAIN = [Cell(name, "finetune", "", (), needs) for name, needs in
+         (("a", ""), ("b", "a"), ("c", "a"), ("d", ""))]  # fmt: skip
+
+
+def stub(folder: pathlib.Path, pause: float = 0.0, fails: str = "") -> runner.Launch:
+    """A command that notes its cell and is done after a while."""
+
+    def launch(cell: Cell) -> list[str]:
+        code = "raise SystemExit(3)" if cell.name == fails else STUB
+        arguments = [str(folder / cell.name), str(folder / "log"), str(pause)]
+        return [sys.executable, "-c", code, *arguments]
+
+    return launch
+
+
+def ran(folder: pathlib.Path) -> list[str]:
+    log = folder / "log"
+    return log.read_text().split() if log.exists() else []
+
+
+def test_a_finished_cell_is_never_run_again(tmp_path: pathlib.Path) -> None:
+    assert [runner.state(cell, tmp_path) for cell in CHAIN] == ["missing"] * 4
+    assert set(runner.run(CHAIN, tmp_path, stub(tmp_path)).values()) == {"ran"}
+    assert [runner.state(cell, tmp_path) for cell in CHAIN] == ["done"] * 4
+    assert set(runner.run(CHAIN, tmp_path, stub(tmp_path)).values()) == {"done"}
+    assert ran(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path, fails="a"))
+    assert came == {"a": "failed", "b": "blocked", "c": "blocked", "d": "ran"}
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path))
+    assert came == {"a": "ran", "b": "ran", "c": "ran", "d": "done"}
+
+
+def test_a_cell_without_its_scores_is_no_success(tmp_path: pathlib.Path) -> None:
+    came = runner.run(CHAIN[:1], tmp_path, lambda cell: [sys.executable, "-c", ""])
+    assert came == {"a": "failed"}
+
+
+@pytest.mark.parametrize("place", ["a", ".runners/a"])
+def test_a_cell_that_is_at_work_is_left(tmp_path: pathlib.Path, place: str) -> None:
+    with held(tmp_path / place):
+        assert runner.state(CHAIN[0], tmp_path) == "running"
+        came = runner.run(CHAIN, tmp_path, stub(tmp_path))
+    assert came == {"a": "running", "b": "blocked", "c": "blocked", "d": "ran"}
+    assert runner.state(CHAIN[0], tmp_path) == "missing"
+
+
+def start(folder: pathlib.Path, pause: float) -> subprocess.Popen:
+    code = textwrap.dedent(RUNNER.format(tests=str(ROOT / "tests")))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code, str(folder), str(pause)], env=environment)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_runner_that_was_stopped_goes_on(tmp_path: pathlib.Path, number: int) -> None:
+    process = start(tmp_path, 1.5)
+    wait_until(lambda: len(ran(tmp_path)) == 2)  # a is done, b at work
+    process.send_signal(number)
+    assert process.wait() == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    if number == signal.SIGKILL:  # the cell at work is an orphan now, and ends by itself
+        wait_until(lambda: runner.state(CHAIN[1], tmp_path) == "done")
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path))
+    assert came["a"] == "done"
+    assert set(came.values()) <= {"done", "ran"}
+    assert ran(tmp_path).count("a") == 1
+
+
+def test_two_runners_do_not_do_the_same_cell(tmp_path: pathlib.Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(runner.run, CHAIN, tmp_path, stub(tmp_path, 0.3)) for _ in range(3)]
+        came = [job.result() for job in jobs]
+    assert sorted(ran(tmp_path)) == sorted(set(ran(tmp_path)))
+    done = {name for one in came for name, what in one.items() if what == "ran"}
+    assert done == set(ran(tmp_path))
+
+
+def test_only_takes_what_is_needed_along() -> None:
+    names = [c.name for c in runner.matching(grid.cells("tiny"), "*/mae/l2_*/seed2/gamma0.85/*")]
+    base = "tiny/mae/l2_0.07/seed2"
+    assert names == [f"{base}/gamma0.5", f"{base}/gamma0.85", f"{base}/gamma0.85/scores/cifar10"]
+    with pytest.raises(UserError, match="--only=nothing: no cell"):
+        runner.matching(grid.cells("tiny"), "nothing")
+
+
+@pytest.mark.parametrize("kind", ["scores", "baseline", "robust", "pretrain", "transfer"])
+def test_done_is_when_every_score_is_there(tmp_path: pathlib.Path, kind: str) -> None:
+    cell = next(cell for cell in grid.cells("imagenet") if cell.kind == kind)
+    plant(cell, tmp_path, lambda row: 50.0)
+    path = tmp_path / cell.name / "results.json"
+    whole = json.loads(path.read_text())
+    assert runner.state(cell, tmp_path) == "done"
+    for lacking in (whole[:1], [{**r, "value": None} for r in whole], [], {}):
+        if kind != "transfer" or lacking != whole[:1]:
+            path.write_text(json.dumps(lacking))
+            assert runner.state(cell, tmp_path) == "missing"
+    path.write_text(json.dumps(whole)[:-5])
+    assert runner.state(cell, tmp_path) == "missing"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "adv_ssl.paper", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_command_line(tmp_path: pathlib.Path) -> None:
+    only = "--only=*/mae/nominal/seed0/gamma0.65*"
+    jobs = command("run", "--scale=tiny", f"--store={tmp_path}/s", only, "--print_jobs")
+    lines = jobs.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("python -m adv_ssl.main --config=configs/mae_nominal.py:cifar10 ")
+    assert f"--config.weights={tmp_path}/s/tiny/mae/nominal/seed0/gamma0.5/pretrain" in lines[1]
+    assert lines[2].startswith(f"python -m adv_ssl.evaluate --weights={tmp_path}/s/tiny/mae")
+    listed = command("run", "--scale=tiny", f"--store={tmp_path}/s", only, "--dry_run")
+    assert [line.split()[:2] for line in listed.stdout.splitlines()] == [
+        ["missing", "pretrain"], ["missing", "finetune"], ["missing", "scores"],
+    ]  # fmt: skip
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["walk"], "say `python -m adv_ssl.paper run`"),
+        (["report", "--store=x", "--out=y", "--scale=huge"], "--scale=huge: choose from imagenet"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_real_runs_are_collected(tmp_path: pathlib.Path) -> None:
+    """A pre-training and a second fine-tuning of its encoder, by their real commands."""
+    small_run = "--config=configs/byol_l2.py:digits", *tiny.flags()
+    other = (
+        *small_run,
+        "--config.finetune.layer_decay=0.5",
+        "--config.weights={store}/digits/first/pretrain",
+    )
+    cells = [
+        Cell("digits/first", "pretrain", "adv_ssl.main", small_run, ""),
+        Cell("digits/second", "finetune", "adv_ssl.main", other, "digits/first"),
+    ]
+    assert set(runner.run(cells, tmp_path).values()) == {"ran"}
+    assert set(runner.run(cells, tmp_path).values()) == {"done"}
+    found = store.collect(tmp_path / "digits")
+    assert found.passed_over == ()
+    assert {r[:7] for r in found.records} == {
+        ("byol", "l2", 0.5, gamma, 0, "finetune", "adamw") for gamma in (0.75, 0.5)
+    }
+    assert [(r.attack, r.radius, r.n) for r in found.records] == [
+        ("", 0, 50),
+        ("pgd-l2", 0.5, 40),
+    ] * 2
