@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["adv_ssl", "adv_ssl.*"]),
-    package_data={"adv_ssl": ["py.typed", "*.css", "labels/*"]},
+    package_data={"adv_ssl": ["py.typed", "*.css", "labels/*", "paper/data/*.csv"]},
     install_requires=[
         "jax>=0.10,<0.11",
         "flax>=0.12.8,<0.13",
