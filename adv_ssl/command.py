@@ -69,11 +69,15 @@ def _answered() -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        leave(f"out of memory ({str(error)[:100]}): lower the batch sizes or take a smaller model.")
+        leave(
+            f"out of memory ({str(error)[:100]}): lower the batch sizes (config.STAGE.batch_size, "
+            "--batch_size) or take a smaller model."
+        )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        message = "no space left on the disk: make room and start again."
+        of = f" of {error.filename}" if error.filename else ""
+        message = f"no space left on the disk{of}: make room and start again."
         print(f"adv_ssl: {message}", file=sys.stderr, flush=True)
         os._exit(2)  # without the libraries' own attempts to write what they still hold
 

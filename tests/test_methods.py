@@ -54,6 +54,7 @@ def test_a_method_from_images_to_scores(finished, method, threat):
     assert page.count("cannot be shown") == 0
 
 
+@pytest.mark.slow  # BYOL, whose state is the largest, is stopped in test_pipeline.py
 @pytest.mark.parametrize(("method", "threat"), RUNS)
 def test_a_stopped_method_ends_like_an_uninterrupted_one(
     finished, method, threat, tmp_path, monkeypatch
@@ -100,7 +101,10 @@ def test_transfer_of_an_encoder(finished, optimizer, tmp_path):
     assert (record["stage"], record["step"], record["n"]) == ("finetune", 2, 50)
 
 
-@pytest.mark.parametrize("method", recipes.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    ["byol", "supervised", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mae", "rotnet"))],
+)
 def test_the_cost_of_the_attack(method, monkeypatch):
     """H: input gradients only and the context made once: 7/3 of the nominal FLOPs, BYOL's 2.
 

@@ -1,7 +1,6 @@
 """A user's mistake: one line that names the key or file, exit code 2, before any training."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -181,43 +180,57 @@ def test_an_unknown_key_is_named():
         parse(config)
 
 
-def command(workdir: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
-    line = [sys.executable, "-m", "adv_ssl.main", f"--workdir={workdir}", *arguments]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout, done.stderr
+BYOL, ROTNET = "--config=configs/byol_l2.py:digits", "--config=configs/rotnet_l2.py:digits"
+NOMINAL = "--config=configs/rotnet_nominal.py:digits"
+COMMANDS = {  # what is said -> the command line
+    "no such key: 'pretrian' Did you mean": f"{BYOL} --config.pretrian.steps=1",
+    "config.seed": f"{BYOL} --config.seed=x",
+    "scale 'digit'": "--config=configs/byol_l2.py:digit",
+    "no such key: 'mixing'": f"{ROTNET} --config.pretrain.task.mixing.group=4",
+    "epsilon: attack is None in this configuration; take one that": (
+        f"{NOMINAL} --config.pretrain.attack.epsilon=1"
+    ),
+    "is not to be set": f"{BYOL} --config.sources.seed=1",
+    "--config: SyntaxError": "--config=README.md",
+    "no such configuration file": "--config=configs/nowhere.py",
+    "=-1.0": f"{BYOL} --config.pretrain.attack.epsilon=-1",
+    "unexpected argument 'digits'": f"{BYOL} digits",
+    "--workdir=DIR are needed": f"{BYOL} --workdir=",
+}
+# Every command line in a process of its own that begins with everything imported already.
+FORKS = """
+import os, pathlib, sys
+from adv_ssl import command, main
+for i, line in enumerate(sys.argv[2:]):
+    child = os.fork()
+    if child == 0:
+        for stream, end in ((1, "out"), (2, "err")):
+            file = open(f"{sys.argv[1]}/{i}.{end}", "w")
+            os.dup2(file.fileno(), stream)
+        sys.argv = ["main", f"--workdir={sys.argv[1]}/run", *line.split()]
+        command.start(main._work, main._parse_flags)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (
-            ["--config=configs/byol_l2.py:digits", "--config.pretrian.steps=1"],
-            "no such key: 'pretrian' Did you mean",
-        ),
-        (["--config=configs/byol_l2.py:digits", "--config.seed=x"], "config.seed"),
-        (["--config=configs/byol_l2.py:digit"], "scale 'digit'"),
-        (
-            ["--config=configs/rotnet_l2.py:digits", "--config.pretrain.task.mixing.group=4"],
-            "no such key: 'mixing'",
-        ),
-        (
-            ["--config=configs/rotnet_nominal.py:digits", "--config.pretrain.attack.epsilon=1"],
-            "config.pretrain.attack.epsilon: attack is None in this configuration; take one that",
-        ),
-        (["--config=configs/byol_l2.py:digits", "--config.sources.seed=1"], "is not to be set"),
-        (["--config=README.md"], "--config: SyntaxError"),
-        (["--config=configs/nowhere.py"], "no such configuration file"),
-        (["--config=configs/byol_l2.py:digits", "--config.pretrain.attack.epsilon=-1"], "=-1.0"),
-        (["--config=configs/byol_l2.py:digits", "digits"], "unexpected argument 'digits'"),
-        (["--config=configs/byol_l2.py:digits", "--workdir="], "--workdir=DIR are needed"),
-    ],
-)
-def test_the_command_line(arguments, said, tmp_path):
-    code, out, error = command(tmp_path / "run", *arguments)
-    assert (code, out) == (2, "")
-    assert said in error
-    assert error.count("\n") == 1
+def test_the_command_line(tmp_path):
+    line = [sys.executable, "-c", FORKS, str(tmp_path), *COMMANDS.values()]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["2"] * len(COMMANDS), done.stderr
+    for i, said in enumerate(COMMANDS):
+        out, error = ((tmp_path / f"{i}.{end}").read_text() for end in ("out", "err"))
+        assert out == ""
+        assert said in error
+        assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_ends_the_program_with_2(tmp_path):
+    line = [sys.executable, "-m", "adv_ssl.main", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "adv_ssl: both --config=FILE[:SCALE] and --workdir=DIR are needed.\n"
 
 
 @pytest.mark.parametrize(
@@ -225,22 +238,22 @@ def test_the_command_line(arguments, said, tmp_path):
     [
         (
             "OSError(errno.ENOSPC, 'No space left on device')",
-            "no space left on the disk of somewhere: make room and start again.",
+            "no space left on the disk: make room and start again.",
         ),
         (
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
-            "out of memory (RESOURCE_EXHAUSTED: 9 GB): lower config.pretrain.batch_size, "
-            "config.finetune.batch_size, config.evaluate.batch_size or the model.",
+            "out of memory (RESOURCE_EXHAUSTED: 9 GB): lower the batch sizes "
+            "(config.STAGE.batch_size, --batch_size) or take a smaller model.",
         ),
     ],
 )
 def test_a_full_disk_or_memory_is_one_line(error, said):
     line = (
-        "import errno, jax, sys; from adv_ssl import main, pipeline\n"
+        "import errno, jax, sys; from adv_ssl import command, main, pipeline\n"
         f"def full(*_): raise {error}\n"
         "pipeline.run = full; sys.argv[1:] = "
-        "['--config=configs/byol_l2.py:digits', '--workdir=somewhere']; main.app.run("
-        "main._main, flags_parser=main._parse_flags)"
+        "['--config=configs/byol_l2.py:digits', '--workdir=somewhere']; command.start("
+        "main._work, main._parse_flags)"
     )
     done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, f"adv_ssl: {said}\n")
