@@ -1,23 +1,28 @@
 """Checkpoints: save without waiting, resume exactly, hand the encoder on.
 
 Orbax writes each step into a folder of its own and renames it when it is whole, so that a
-half-written one is never picked up.
+half-written one is never picked up. What a disk does to it later shows in the sums kept beside it.
 """
 
 import dataclasses
+import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import Array
+from jax import Array, lax
 
+from adv_ssl import hosts, sharding
 from adv_ssl.errors import UserError
 from adv_ssl.models.vit import Architecture
 from adv_ssl.optim import name_of
 
 PyTree = Any
+_log = logging.getLogger("adv_ssl")
 
 
 class State(NamedTuple):
@@ -47,7 +52,16 @@ class Checkpoints:
         self._architecture = architecture
         self._result = "ema" if averaged else "params"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=architecture is not None)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=options,
+            item_handlers={
+                "params": ocp.StandardCheckpointHandler(),
+                "rest": ocp.StandardCheckpointHandler(),
+                "model": ocp.JsonCheckpointHandler(),
+                "sums": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -70,54 +84,112 @@ class Checkpoints:
                     params=ocp.args.StandardSave(getattr(state, self._result)),
                     rest=ocp.args.StandardSave(self._rest(state)),
                     model=ocp.args.JsonSave(dataclasses.asdict(self._architecture)),
+                    sums=ocp.args.JsonSave(
+                        {
+                            "params": sums(getattr(state, self._result)),
+                            "rest": sums(self._rest(state)),
+                        }
+                    ),
                 ),
             )
         if wait:
             self._manager.wait_until_finished()
 
     def restore(self, like: State) -> State:
-        """The newest state, in the shapes, types and placement of ``like``."""
-        items = self._read(
-            params=ocp.args.StandardRestore(getattr(like, self._result)),
-            rest=ocp.args.StandardRestore(self._rest(like)),
-        )
-        return State(**{**items["rest"], self._result: items["params"]})
+        """The newest state that is whole, in the shapes, types and placement of ``like``.
+
+        Newer ones that are damaged are moved aside.
+        """
+        asked = {
+            "params": ocp.args.StandardRestore(getattr(like, self._result)),
+            "rest": ocp.args.StandardRestore(self._rest(like)),
+        }
+        while True:
+            try:
+                items = hosts.agreed(lambda: self._read(lambda _: asked))
+                return State(**{**items["rest"], self._result: items["params"]})
+            except UserError as error:
+                if len(self._manager.all_steps()) < 2:
+                    raise
+                self._put_aside(type(error.__cause__).__name__)
+
+    def _put_aside(self, why: str) -> None:
+        """Moves the newest checkpoint out of the way of the one that will be written again."""
+        if hosts.lead():
+            damaged = self.folder / str(self.latest())
+            aside = self.folder.parent / "damaged" / damaged.name
+            aside.parent.mkdir(exist_ok=True)
+            while aside.exists():
+                aside = aside.with_name(aside.name + "_")
+            damaged.rename(aside)
+            _log.info("%s is damaged (%s), now in %s: the one before counts.", damaged, why, aside)
+        hosts.agreed(lambda: None)  # none looks before it is moved
+        self._manager.reload()
 
     def _rest(self, state: State) -> dict[str, PyTree]:
         return {**state._asdict(), self._result: None}
 
     def params(self) -> PyTree:
-        """The newest parameters, whatever the task was."""
-        return self._read(params=ocp.args.StandardRestore())["params"]
+        """The newest parameters, whatever the task was, on all devices."""
+        return self._read(lambda step: {"params": self._everywhere(step)})["params"]
+
+    def _everywhere(self, step: int) -> ocp.args.CheckpointArgs:
+        """To read parameters by, whatever devices they were saved from."""
+        whole = sharding.whole(sharding.mesh())
+        shapes = jax.tree.map(
+            lambda saved: jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=whole),
+            self._manager.item_metadata(step)["params"],
+        )
+        return ocp.args.StandardRestore(shapes)
 
     def architecture(self) -> Architecture:
         """Of the encoder in the newest checkpoint."""
-        return Architecture(**self._read(model=ocp.args.JsonRestore())["model"])
+        return Architecture(**self._read(lambda _: {"model": ocp.args.JsonRestore()})["model"])
 
     def check(self, model: Architecture) -> None:
         """UserError if there is no whole checkpoint, or one of another architecture."""
-        theirs = self._read(model=ocp.args.JsonRestore())["model"]
+        theirs = self._read(lambda _: {"model": ocp.args.JsonRestore()})["model"]
         ours = dataclasses.asdict(model)
         differing = [key for key in ours if theirs.get(key) != ours[key]]
         if differing:
             text = ", ".join(f"{k} is {theirs.get(k)} there and {ours[k]} here" for k in differing)
             raise UserError(f"{self.folder}: checkpoints of another architecture: {text}.")
 
-    def _read(self, **items: Any) -> Any:
-        """Items of the newest checkpoint. UserError: it is damaged."""
+    def _read(self, make: Callable[[int], dict[str, ocp.args.CheckpointArgs]]) -> Any:
+        """The items that ``make`` asks for of the newest checkpoint. UserError: it is damaged."""
         step = self.latest()
         if step is None:
             raise UserError(
                 f"{self.folder}: no whole checkpoint in it; name a stage that was trained."
             )
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            items = {**make(step), "sums": ocp.args.JsonRestore()}
+            read = self._manager.restore(step, args=ocp.args.Composite(**items))
+            for name in items.keys() & read["sums"].keys():
+                if sums(read[name]) != read["sums"][name]:
+                    raise ValueError(f"the numbers in {name} are not those that were saved")
+            return read
         except Exception as error:  # of a damaged file the libraries raise almost anything
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {reason}); "
-                "remove that folder and start again, to go on from the checkpoint before it."
+                f"{self.folder / str(step)} is damaged ({type(error).__name__}: {reason}): "
+                "move it away, and what was saved before it counts."
             ) from error
+
+
+def sums(tree: PyTree) -> list[int]:
+    """A check sum of each array: it hangs on every bit and its place, not on the devices."""
+    return [int(s) for s in jax.device_get([_sum(leaf) for leaf in jax.tree.leaves(tree)])]
+
+
+@jax.jit
+def _sum(array: Array) -> Array:
+    """Modulo 2^32, where no order of summation makes a difference."""
+    bits = lax.bitcast_convert_type(array, jnp.uint32)
+    place = jnp.zeros(array.shape, jnp.uint32)
+    for axis, length in enumerate(array.shape):
+        place = place * length + lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
 
 
 def begun(stage: pathlib.Path) -> bool:

@@ -9,14 +9,14 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
 import absl.logging
-import jax
 from absl import app, flags
 
-from adv_ssl import train
+from adv_ssl import hosts, train
 from adv_ssl.errors import UserError
 
 log = logging.getLogger("adv_ssl")
@@ -59,27 +59,44 @@ def _answered() -> Iterator[None]:
     """Turns what was raised into a line and an exit code."""
     try:
         yield
-    except UserError as error:
+    except hosts.AgreedError as error:
         leave(str(error))
+    except UserError as error:
+        (_end if hosts.together() else leave)(str(error), 2)
     except train.TrainingError as error:
         leave(str(error), code=1)
     except train.Preempted:
         log.info("stopped and saved: start the same command again to go on.")
         sys.exit(75)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        leave(
+    except Exception as error:
+        if hosts.lost(error):
+            _end(hosts.LOST, code=75)
+        if shortage := _shortage(error):
+            _end(shortage, code=2)
+        if hosts.together():
+            traceback.print_exc()
+            os._exit(1)
+        raise
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Leaves at once: libraries would write what they still hold, or wait for the other hosts."""
+    with contextlib.suppress(SystemExit):
+        leave(message, code)
+    os._exit(code)
+
+
+def _shortage(error: Exception) -> str:
+    """What ran out, if that is the error."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return (
             f"out of memory ({str(error)[:100]}): lower the batch sizes (config.STAGE.batch_size, "
-            "--batch_size) or take a smaller model."
+            "--batch_size), raise config.STAGE.accumulation, or take a smaller model."
         )
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         of = f" of {error.filename}" if error.filename else ""
-        message = f"no space left on the disk{of}: make room and start again."
-        print(f"adv_ssl: {message}", file=sys.stderr, flush=True)
-        os._exit(2)  # without the libraries' own attempts to write what they still hold
+        return f"no space left on the disk{of}: make room and start again."
+    return ""
 
 
 def _log_to(stream: TextIO) -> None:

@@ -87,6 +87,7 @@ class Stage:
     split: str
     augment: Augment
     batch_size: int
+    accumulation: int  # parts in which a batch is worked off; 1: all at once
     epochs: float
     steps: int | None  # instead of epochs
     drop_path: float
@@ -112,10 +113,18 @@ class Stage:
                 "task.erasing: not with an attack, because its noise is outside of [0, 1], where "
                 "attacked pixels are; set it to None."
             )
-        if self.batch_size % self.group:
+        if self.accumulation < 1:
+            raise UserError(f"accumulation={self.accumulation}: must be 1 part or more.")
+        if self.batch_size % (self.accumulation * self.group):
             raise UserError(
-                f"batch_size={self.batch_size}: must be a multiple of task.mixing.group="
-                f"{self.group}, the images that are mixed with one another."
+                f"batch_size={self.batch_size}: must be a multiple of accumulation="
+                f"{self.accumulation}, the parts of a batch"
+                + (
+                    f", times task.mixing.group={self.group}, the images that are mixed with one "
+                    "another."
+                    if self.group > 1
+                    else "."
+                )
             )
 
     @property
@@ -167,6 +176,8 @@ class Config:
     seed: int
     model: Architecture
     dtype: str  # of matrix products while training; evaluation is float32
+    fsdp: bool  # parameters and optimizer state in parts over the devices, not whole on each
+    remat: bool  # compute a block's inner values twice rather than keep them
     data: Data
     pretrain: Stage | None
     weights: str  # fine-tune the encoder of this stage folder instead of pre-training one here

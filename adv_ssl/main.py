@@ -5,15 +5,17 @@ the data, told in one line; 75 stopped by SIGTERM or Ctrl-C with everything save
 command again.
 """
 
+import logging
 import pathlib
 import re
+import sys
 import traceback
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from adv_ssl import command, pipeline
+from adv_ssl import command, hosts, pipeline
 from adv_ssl.command import leave
 from adv_ssl.errors import UserError
 
@@ -50,6 +52,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _work(_: Sequence[str]) -> None:
+    if hosts.several():
+        if not hosts.works():
+            sys.exit(hosts.watch())
+        hosts.join()
+        if not hosts.lead():
+            command.log.setLevel(logging.WARNING)
     print(pipeline.run(_CONFIG.value, pathlib.Path(str(_WORKDIR.value))))
 
 

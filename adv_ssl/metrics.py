@@ -47,3 +47,16 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()
+
+
+class Nowhere:
+    """What hosts that do not lead write to."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "Nowhere":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -5,6 +5,7 @@
 The same command again goes on where the last one stopped, and when all is done only reports again.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from adv_ssl import checkpoint, pictures, provenance, report, stage
+from adv_ssl import checkpoint, hosts, pictures, provenance, report, stage
 from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data import sources
@@ -42,18 +43,27 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
     stages = {"finetune": config.finetune}
     if config.pretrain and not config.weights:
         stages = {"pretrain": config.pretrain} | stages
-    sets = {name: _source(config, options.split) for name, options in stages.items()}
-    test_set = _source(config, config.evaluate.split)
-    _check_data(stages, sets, test_set)
-    if config.weights:
-        _check_weights(config)
-    with held(workdir):
-        _claim(workdir, config, plain, [*sets.values(), test_set])
+
+    with contextlib.ExitStack() as kept:
+
+        def prepare() -> tuple[dict[str, Source], Source]:
+            sets = {name: _source(config, options.split) for name, options in stages.items()}
+            test_set = _source(config, config.evaluate.split)
+            _check_data(stages, sets, test_set)
+            if config.weights:
+                _check_weights(config)
+            if hosts.lead():
+                kept.enter_context(held(workdir))
+                _claim(workdir, config, plain, [*sets.values(), test_set])
+            return sets, test_set
+
+        sets, test_set = hosts.agreed(prepare)
         try:
             _train(config, stages, sets, test_set, workdir)
         finally:  # a page of what there is, however far the run came
-            page = report.write(workdir)
-        return page
+            if hosts.lead():
+                report.write(workdir)
+        return workdir / report.NAME
 
 
 def _train(
@@ -76,9 +86,10 @@ def _train(
             break
         state = stage.run(name, config, options, source, workdir, encoder)
         encoder = workdir / name
-        pictures.filters(config, stage.result(options, state), workdir / "figures")
-        if name == "pretrain":
-            pictures.prepared(config, options, state, source, workdir / "figures")
+        if hosts.lead():
+            pictures.filters(config, stage.result(options, state), workdir / "figures")
+            if name == "pretrain":
+                pictures.prepared(config, options, state, source, workdir / "figures")
         if isinstance(options.task, Supervised):  # pre-training too may make a classifier (D14)
             _evaluate(
                 name, config, stage.result(options, state), int(state.step), test_set, workdir
@@ -102,10 +113,11 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
                 f"config.{name}.batch_size={options.batch_size} is more than the {images} images "
                 f"of {source.records.what}: lower it, or take a larger split."
             )
-        if options.batch_size % jax.device_count():
+        if options.batch_size % (options.accumulation * jax.device_count()):
+            parts = f" times accumulation={options.accumulation}" * (options.accumulation > 1)
             raise UserError(
                 f"config.{name}.batch_size={options.batch_size}: must be divisible by the "
-                f"{jax.device_count()} devices."
+                f"{jax.device_count()} devices{parts}."
             )
         if i == 0 and classifies and source.num_classes == 0:
             raise UserError(
@@ -191,8 +203,9 @@ def _evaluate(
             "step": step,
             "seed": config.seed,
         }
-        results.append(record)
-        write_json(path, results)
-        _log.info(scores.sentence(record))
-    if name == "finetune":
+        if hosts.lead():
+            results.append(record)
+            write_json(path, results)
+            _log.info(scores.sentence(record))
+    if name == "finetune" and hosts.lead():
         pictures.classified(config, task, params, source, workdir / "figures")

@@ -18,6 +18,7 @@ from adv_ssl import figures, metrics
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, arrays, document, image, join, table, tag
 
+NAME = "report.html"
 METHODS = {"supervised": "Supervised", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
 NORMS = {"linf": "L∞", "l2": "L2"}
 FLAGS = {
@@ -73,7 +74,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     }
     top = part(_headline, "config.json"), part(_sentence, "results.json")
     page = document(f"adv_ssl: {workdir.resolve().name}", top, sections)
-    path = workdir / "report.html"
+    path = workdir / NAME
     write_atomically(path, page)
     return path
 

@@ -5,22 +5,23 @@ import functools
 import logging
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from adv_ssl import optim, sharding, tasks, train
+from adv_ssl import hosts, optim, sharding, tasks, train
 from adv_ssl.checkpoint import Checkpoints, State, hand_over
 from adv_ssl.config import Config, Stage
 from adv_ssl.data.loader import train_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.files import write_json
 from adv_ssl.keys import named
-from adv_ssl.metrics import Writer
+from adv_ssl.metrics import Nowhere, Writer
 from adv_ssl.models.vit import ViT
-from adv_ssl.task import PyTree, Task, adversarial
+from adv_ssl.task import Aux, Batch, PyTree, Task, adversarial
 
 _log = logging.getLogger("adv_ssl")
 
@@ -34,7 +35,13 @@ def total_steps(stage: Stage, images: int) -> int:
 
 def make_task(config: Config, stage: Stage, classes: int) -> Task:
     """The stage's task, attacked or not."""
-    encoder = ViT(config.model, stage.drop_path, jnp.dtype(config.dtype), stage.learned_positions)
+    encoder = ViT(
+        config.model,
+        stage.drop_path,
+        jnp.dtype(config.dtype),
+        stage.learned_positions,
+        remat=config.remat,
+    )
     task = tasks.make(stage.task, encoder, classes)
     return adversarial(task, stage.attack.make()) if stage.attack else task
 
@@ -52,6 +59,8 @@ def batches(
         seed=zlib.crc32(f"{name}/{config.seed}".encode()),
         start=start,
         stop=stop,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
     )
 
 
@@ -62,7 +71,7 @@ def make_recipe(stage: Stage, task: Task, steps: int) -> train.Recipe:
     params = jax.eval_shape(task.init, jax.random.key(0))
     tx = optim.make(stage.optimizer, stage.layer_decay, params)
     ema = stage.ema and train.cosine_between(stage.ema.decay, stage.ema.final_decay, steps)
-    return train.Recipe(task, tx, rate, ema)
+    return train.Recipe(task, tx, rate, ema, stage.accumulation)
 
 
 def random_state(stage: Stage, recipe: train.Recipe, key: jax.Array) -> State:
@@ -72,6 +81,20 @@ def random_state(stage: Stage, recipe: train.Recipe, key: jax.Array) -> State:
     if stage.ema is not None:
         ema = init(named(key, "ema" if stage.ema.own_seed else "params"))
     return train.init_state(recipe, params, ema)
+
+
+Step = Callable[[State, Batch, jax.Array], tuple[State, Aux]]
+
+
+def make_step(recipe: train.Recipe, shapes: State, fsdp: bool, mesh: Mesh) -> tuple[Step, State]:
+    """(``train_step`` on a mesh, where its state is), given the shapes of the state."""
+    shardings = sharding.of_state(shapes, fsdp, mesh)
+    step = jax.jit(
+        functools.partial(train.train_step, recipe),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.whole(mesh)),
+    )
+    return step, shardings
 
 
 def result(stage: Stage, state: State) -> PyTree:
@@ -85,7 +108,8 @@ def _receive_encoder(
     """``state`` with the encoder of the stage in ``pretrained``; writes handoff.json."""
     with Checkpoints(pretrained / "checkpoints") as checkpoints:
         params, rows = hand_over(checkpoints.params(), state.params)
-    write_json(folder / "handoff.json", [row._asdict() for row in rows])
+    if hosts.lead():
+        write_json(folder / "handoff.json", [row._asdict() for row in rows])
     counts = collections.Counter(row.status for row in rows)
     _log.info("starts from %s: %s", pretrained, dict(counts))
     if stage.ema is not None and not stage.ema.own_seed:
@@ -103,6 +127,7 @@ def run(
 ) -> State:
     """The trained state of a stage: restored as far as it was trained, then trained to the end.
 
+    It is without what the optimizer keeps, and in full on every host.
     ``pretrained`` is the folder of the stage whose encoder it starts from; None: random weights.
     """
     folder = workdir / name
@@ -111,16 +136,22 @@ def run(
     key = named(jax.random.key(config.seed), name)
     random = functools.partial(random_state, stage, recipe, key)
     averaged = stage.ema is not None and stage.ema.used
-    write_json(folder / "classes.json", source.class_names)
+    if hosts.lead():
+        write_json(folder / "classes.json", source.class_names)
     with Checkpoints(folder / "checkpoints", config.model, averaged) as checkpoints:
+        shapes = jax.eval_shape(random)
+        step, shardings = make_step(recipe, shapes, config.fsdp, sharding.mesh())
         fresh = checkpoints.latest() is None
-        like = sharding.replicated(jax.eval_shape(random))
-        state = sharding.replicate(random()) if fresh else checkpoints.restore(like)
-        if fresh and pretrained is not None:
-            state = sharding.replicate(_receive_encoder(stage, state, pretrained, folder))
+        if fresh:
+            state = random()
+            if pretrained is not None:
+                state = _receive_encoder(stage, state, pretrained, folder)
+            state = sharding.place(state, shardings)
+        else:
+            state = checkpoints.restore(sharding.with_shardings(shapes, shardings))
         start = int(state.step)
         if start == steps and not fresh:
-            return state
+            return _fetched(state)
         peak = optim.peak_rate(stage.optimizer, stage.batch_size)
         _log.info(
             "%s: steps %d to %d of %d images, peak learning rate %.3g%s\n%s",
@@ -128,10 +159,10 @@ def run(
             f" = {stage.optimizer.lr:.3g} * {stage.batch_size}/256" * stage.optimizer.scaled,
             optim.table(stage.optimizer, peak, stage.layer_decay, state.params),
         )  # fmt: skip
-        with Writer(folder, start) as writer:
-            return train.run(
+        with Writer(folder, start) if hosts.lead() else Nowhere() as writer:
+            state = train.run(
                 name,
-                lambda state, batch: train.train_step(recipe, state, sharding.split(batch), key),
+                lambda state, batch: step(state, sharding.assembled(batch), key),
                 state,
                 batches(name, config, stage, source, start, steps),
                 steps,
@@ -140,3 +171,8 @@ def run(
                 config.log_every,
                 config.save_every,
             )
+        return _fetched(state)
+
+
+def _fetched(state: State) -> State:
+    return sharding.fetched(state._replace(opt_state=()))

@@ -6,6 +6,7 @@ import datetime
 import functools
 import logging
 import math
+import pathlib
 import signal
 import threading
 import time
@@ -17,12 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adv_ssl import hosts
 from adv_ssl.checkpoint import Checkpoints, State
+from adv_ssl.files import write_arrays
 from adv_ssl.keys import named
-from adv_ssl.metrics import Writer
+from adv_ssl.metrics import Nowhere, Writer
 from adv_ssl.task import Aux, Batch, PyTree, Task
 
 MAX_BAD_STEPS = 10  # in a row; then the run ends
+KEPT_BATCHES = 3  # of skipped steps, in the folder of the stage
 _log = logging.getLogger("adv_ssl")
 
 
@@ -62,6 +66,7 @@ class Recipe:
     tx: optax.GradientTransformation  # gradients -> direction, before the learning rate
     learning_rate: optax.Schedule
     ema_decay: optax.Schedule | None  # None: no moving average
+    accumulation: int = 1  # parts of a batch, one after another
 
 
 def cosine_between(first: float, last: float, steps: int) -> optax.Schedule:
@@ -85,13 +90,8 @@ def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tu
     A step whose loss or gradient is not finite changes nothing but the counters.
     """
     key = jax.random.fold_in(key, state.step)
-    x, context, health = recipe.task.prepare(state.params, state.ema, batch, named(key, "prepare"))
-
-    def objective(params: PyTree) -> tuple[jax.Array, Aux]:
-        losses, aux = recipe.task.loss(params, x, context, named(key, "loss"))
-        return losses.mean(), aux
-
-    (loss, aux), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    differentiate = _whole if recipe.accumulation == 1 else _in_parts
+    gradient, metrics = differentiate(recipe, state, batch, key)
     direction, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
     # By the run's own step, which a skipped step moves on too, so that the schedule ends on time.
     rate = recipe.learning_rate(state.step)
@@ -101,22 +101,54 @@ def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tu
         ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay(state.step))
 
     grad_norm = optax.tree.norm(gradient)
-    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     new = (params, ema, opt_state)
     old = (state.params, state.ema, state.opt_state)
     params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
     bad_steps = jnp.where(good, 0, state.bad_steps + 1)
 
-    metrics = {name: value.mean() for name, value in aux.items() if value.ndim <= 1}
-    metrics |= {f"attack/{name}": value.mean() for name, value in health.items()}
     metrics |= {
-        "loss": loss,
         "grad_norm": grad_norm,
         "learning_rate": rate,
         "skipped": 1.0 - good,
         "bad_steps": bad_steps,
     }
     return State(state.step + 1, params, ema, opt_state, bad_steps), metrics
+
+
+def _whole(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tuple[PyTree, Aux]:
+    """(the gradient of the mean loss, the means of what is logged)."""
+    x, context, health = recipe.task.prepare(state.params, state.ema, batch, named(key, "prepare"))
+
+    def objective(params: PyTree) -> tuple[jax.Array, Aux]:
+        losses, aux = recipe.task.loss(params, x, context, named(key, "loss"))
+        return losses.mean(), aux
+
+    (loss, aux), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    metrics = {name: value.mean() for name, value in aux.items() if value.ndim <= 1}
+    metrics |= {f"attack/{name}": value.mean() for name, value in health.items()}
+    return gradient, metrics | {"loss": loss}
+
+
+def _in_parts(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tuple[PyTree, Aux]:
+    """The same as means over equal parts of the batch, each prepared with a key of its own.
+
+    Neighbours go to different parts, so that every device has rows of each.
+    """
+    parts = recipe.accumulation
+    dealt = jax.tree.map(
+        lambda rows: jnp.moveaxis(rows.reshape(-1, parts, *rows.shape[1:]), 1, 0), batch
+    )
+
+    def add(total: PyTree, part: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:
+        made = _whole(recipe, state, part[1], jax.random.fold_in(key, part[0]))
+        return jax.tree.map(jnp.add, total, made), None
+
+    one = jax.tree.map(lambda rows: rows[0], dealt)
+    shapes = jax.eval_shape(lambda: _whole(recipe, state, one, key))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), dealt))
+    return jax.tree.map(lambda sums: sums / parts, total)
 
 
 def run(
@@ -126,7 +158,7 @@ def run(
     batches: Iterator[Any],
     steps: int,
     checkpoints: Checkpoints,
-    writer: Writer,
+    writer: Writer | Nowhere,
     log_every: int,
     save_every: int,
 ) -> State:
@@ -138,7 +170,8 @@ def run(
     """
     start = int(state.step)
     window: list[Aux] = []
-    clock = _Clock()
+    before: tuple[Aux, Batch] | None = None
+    clock, leave = _Clock(), hosts.Vote()
     for done in range(start + 1, steps + 1):
         try:
             with clock.waiting():
@@ -147,11 +180,13 @@ def run(
             checkpoints.save(state, wait=True)
             raise
         state, metrics = step_fn(state, batch)
-        if window:  # one step is in flight, not more: queued batches would pile up in memory
-            jax.block_until_ready(window[-1])
+        if before:  # one step is in flight, not more: queued batches would pile up in memory
+            _keep_if_skipped(checkpoints.folder.parent, done - 1, *before)
+        before = metrics, batch
         window.append(metrics)
         if done % log_every == 0 or done in (start + 1, steps):
-            values = _summary(window) | clock.lap(len(window) * len(batch["label"]))
+            images = len(batch["label"]) * jax.process_count()
+            values = _summary(window) | clock.lap(len(window) * images)
             window.clear()
             writer.write(done, values)
             _log.info(_progress(name, done, steps, values, clock.left(done - start, steps - done)))
@@ -163,11 +198,20 @@ def run(
                 )
         if done % save_every == 0:
             checkpoints.save(state)
-        if _preemption.is_set():
+        if leave(_preemption.is_set()):
             checkpoints.save(state, wait=True)
             raise Preempted
+    if before:
+        _keep_if_skipped(checkpoints.folder.parent, steps, *before)
     checkpoints.save(state, wait=True)
     return state
+
+
+def _keep_if_skipped(folder: pathlib.Path, step: int, metrics: Aux, batch: Batch) -> None:
+    """Writes the batch of a step that was not finite, for whoever looks for the reason."""
+    if metrics["skipped"] and len(list(folder.glob("skipped_*.npz"))) < KEPT_BATCHES:
+        host = f"_host{jax.process_index()}" * (jax.process_count() > 1)
+        write_arrays(folder / f"skipped_{step}{host}.npz", **batch)
 
 
 class _Clock:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adv_ssl import pipeline, recipes, train
+from adv_ssl import pipeline, recipes, sharding, train
 from adv_ssl.checkpoint import Checkpoints
 from benchmarks import run as benchmark
 
@@ -59,15 +59,15 @@ def test_a_method_from_images_to_scores(finished, method, threat):
 def test_a_stopped_method_ends_like_an_uninterrupted_one(
     finished, method, threat, tmp_path, monkeypatch
 ):
-    step, asked = train.train_step, []
+    assembled, asked = sharding.assembled, []
 
-    def counted(*arguments):
+    def counted(batch):  # once a step
         asked.append(None)
         if len(asked) == 3:
             train._preemption.set()
-        return step(*arguments)
+        return assembled(batch)
 
-    monkeypatch.setattr(train, "train_step", counted)
+    monkeypatch.setattr(sharding, "assembled", counted)
     with pytest.raises(train.Preempted):
         pipeline.run(tiny.config(threat, method, **STEPS), tmp_path)
     train._preemption.clear()

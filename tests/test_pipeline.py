@@ -16,7 +16,7 @@ import tiny
 from conftest import ROOT
 
 from adv_ssl import config as config_module
-from adv_ssl import pipeline, train
+from adv_ssl import pipeline, sharding, train
 from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.errors import UserError
 from adv_ssl.files import held
@@ -82,15 +82,15 @@ def test_the_same_command_again_only_reports(finished, monkeypatch):
 
 def test_a_stopped_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkeypatch):
     """SIGTERM after 3, 5, 9 and 11 steps, between saves: the same parameters and log in the end."""
-    step, asked = train.train_step, []
+    assembled, asked = sharding.assembled, []
 
-    def counted(*arguments):
+    def counted(batch):  # once a step
         asked.append(None)
         if len(asked) in (3, 5, 9, 11):
             train._preemption.set()
-        return step(*arguments)
+        return assembled(batch)
 
-    monkeypatch.setattr(train, "train_step", counted)
+    monkeypatch.setattr(sharding, "assembled", counted)
     stops = 0
     for _ in range(5):
         try:
@@ -182,15 +182,16 @@ def test_an_image_that_cannot_be_read_loses_no_step(tmp_path, monkeypatch):
     changes = {"data__name": f"folder:{images}", "evaluate__split": "test", "save_every": 100}
     config = tiny.config(**changes)
     pipeline.run(config, tmp_path / "whole")
-    step, contents = train.train_step, {path: path.read_bytes() for path in images.iterdir()}
+    contents = {path: path.read_bytes() for path in images.iterdir()}
+    assembled = sharding.assembled
 
-    def breaking(*arguments):
+    def breaking(batch):
         for path in contents:
             path.write_bytes(b"broken")
-        return step(*arguments)
+        return assembled(batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", breaking)
+        patch.setattr(sharding, "assembled", breaking)
         with pytest.raises(UserError, match=r"png: not a readable image"):
             pipeline.run(config, tmp_path / "run")
     assert (tmp_path / "run" / "report.html").exists()

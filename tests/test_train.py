@@ -1,13 +1,17 @@
 """The step and the loop: averages, skipped steps, the end of a run that cannot go on."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import make_batch, make_task
 
 from adv_ssl import train
+from adv_ssl.keys import named
 from adv_ssl.metrics import Writer, read
 from adv_ssl.task import Prepared, Task
 
@@ -71,10 +75,8 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
 class Saved:
     """In place of Checkpoints: remembers what was saved."""
 
-    folder = "here"
-
-    def __init__(self):
-        self.steps = []
+    def __init__(self, folder):
+        self.folder, self.steps = folder / "checkpoints", []
 
     def latest(self):
         return self.steps[-1] if self.steps else None
@@ -85,7 +87,7 @@ class Saved:
 
 def run(batches, steps, tmp_path, log_every=2, save_every=4):
     recipe, state = setup()
-    saved = Saved()
+    saved = Saved(tmp_path)
     with Writer(tmp_path, 0) as writer:
         state = train.run(
             "pretrain",
@@ -121,9 +123,13 @@ def test_skipped_steps_are_counted_and_do_not_spoil_the_mean(tmp_path):
 def test_too_many_bad_steps_end_the_run(tmp_path):
     batches = [batch(1.0, 1.0)] * 4 + [batch(np.nan, 1.0)] * 20
     with pytest.raises(
-        train.TrainingError, match=r"up to step 14 .*loss nan.*checkpoint is step 12 in here"
+        train.TrainingError, match=r"up to step 14 .*loss nan.*checkpoint is step 12 in "
     ):
         run(batches, 24, tmp_path)
+    kept = sorted(path.name for path in tmp_path.glob("skipped_*.npz"))
+    assert kept == ["skipped_5.npz", "skipped_6.npz", "skipped_7.npz"]
+    with np.load(tmp_path / kept[0]) as batch_of_it:
+        np.testing.assert_array_equal(batch_of_it["image"], batches[4]["image"])
 
 
 def test_waiting_for_input_is_measured(tmp_path):
@@ -162,3 +168,38 @@ def test_a_skipped_step_does_not_hold_the_schedule_up():
     state, metrics = train.train_step(recipe, state, batch(1.0), jax.random.key(0))
     assert metrics["learning_rate"] == 0.25
     assert state.params["w"] == 0.5
+
+
+def test_a_batch_in_parts_gives_the_mean_of_their_gradients():
+    """Neighbours in different parts, each with its own key; the part's number drives the key."""
+    parts = 2
+    task, rows = make_task("mae"), make_batch("mae", 8)
+    params, key = task.init(jax.random.key(1)), jax.random.key(2)
+    tx = optax.trace(decay=0.0)  # keeps the gradient
+    recipe = train.Recipe(task, tx, lambda _: 0.0, None, parts)
+    state, metrics = train.train_step(recipe, train.init_state(recipe, params, None), rows, key)
+    step_key = jax.random.fold_in(key, 0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean_loss(params):
+        losses = []
+        for part in range(parts):
+            inner = jax.random.fold_in(step_key, part)
+            some = {name: values[part::parts] for name, values in rows.items()}
+            x, context, _ = task.prepare(params, None, some, named(inner, "prepare"))
+            losses.append(task.loss(params, x, context, named(inner, "loss"))[0].mean())
+        return sum(losses) / parts
+
+    loss, gradient = mean_loss(task.init(jax.random.key(1)))
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-6)
+    chex.assert_trees_all_close(state.opt_state.trace, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_without_chance_parts_change_nothing():
+    whole, parts = (dataclasses.replace(setup()[0], accumulation=n) for n in (1, 3))
+    states = [
+        train.train_step(recipe, setup()[1], batch(*range(6)), jax.random.key(0))[0]
+        for recipe in (whole, parts)
+    ]
+    chex.assert_trees_all_close(*states, rtol=1e-6)

@@ -84,9 +84,15 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, *, image_size: int, resize: int, batch_size: int, start: int = 0
+    source: Source,
+    *,
+    image_size: int,
+    resize: int,
+    batch_size: int,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[Batch]:
-    """Every image from ``start`` on exactly once, in order; the last one fills the last batch up.
+    """Images ``start`` to ``stop - 1`` once each, in order; the last one fills the last batch up.
 
     Args:
       source: the images.
@@ -94,6 +100,7 @@ def eval_batches(
       resize: short side of the image before the crop, pixels; 0: no crop, the image is stretched.
       batch_size: B.
       start: position of the first image in the source.
+      stop: position behind the last one; None: all.
 
     Returns:
       An iterator over ``{"image": uint8 [B, S, S, 3], "label": int32 [B] or as the source has it,
@@ -105,7 +112,7 @@ def eval_batches(
     """
     if 0 < resize < image_size:
         raise UserError(f"resize={resize}: must be image_size={image_size} or more.")
-    images = len(source.records)
+    images = len(source.records) if stop is None else stop
 
     def example(i: int) -> Batch:
         index = min(i, images - 1)
@@ -118,8 +125,8 @@ def eval_batches(
         }
 
     batches = -((start - images) // batch_size)  # rounded up
-    stop = start + batches * batch_size
-    return _run(grain.MapDataset.range(start, stop).map(example), batch_size)
+    filled = start + batches * batch_size
+    return _run(grain.MapDataset.range(start, filled).map(example), batch_size)
 
 
 def _run(examples: grain.MapDataset, batch_size: int) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from adv_ssl import sharding
+from adv_ssl import hosts, sharding
 from adv_ssl.attacks import pgd
 from adv_ssl.config import AttackConfig, Evaluation
 from adv_ssl.data.loader import eval_batches
@@ -82,17 +82,24 @@ def count_correct(
     image_size: int,
     key: jax.Array,
 ) -> tuple[int, int]:
-    """(correct, all) over every image of ``source``, each counted once."""
+    """(correct, all) over every image of ``source``, each counted once, by all hosts together."""
     correct = total = 0
     size = sharding.rounded_up(min(options.batch_size, len(source.records)))
+    images, host, count = len(source.records), jax.process_index(), jax.process_count()
     for batch in eval_batches(
-        source, image_size=image_size, resize=options.resize, batch_size=size
+        source,
+        image_size=image_size,
+        resize=options.resize,
+        batch_size=size,
+        start=images * host // count,
+        stop=images * (host + 1) // count,
     ):
         stop_if_preempted()
         mask = batch.pop("mask")
         _, _, predicted = attacked(task, attack, params, sharding.split(batch), key)
         correct += int(((np.asarray(predicted) == batch["label"]) & mask).sum())
         total += int(mask.sum())
+    correct, total = hosts.total((correct, total))
     return correct, total
 
 

@@ -196,6 +196,7 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     learned_positions: bool = True  # False: the table is a constant (B6), not a parameter (B7, B8)
     pooled: bool = True
+    remat: bool = False  # compute the inner values of blocks again in the backward pass
 
     @nn.compact
     def __call__(
@@ -215,8 +216,9 @@ class ViT(nn.Module):
         cls = jnp.broadcast_to(cls + positions[:, :1], (tokens.shape[0], 1, a.width))
         tokens = jnp.concatenate([cls, tokens.astype(jnp.float32) + places], axis=1)
         tokens = tokens.astype(self.dtype)  # after the sum: gradients of positions are in float32
+        block = nn.remat(Block, static_argnums=2) if self.remat else Block
         for i, rate in enumerate(drop_path_rates(self.drop_path, a.depth)):
-            tokens = Block(a.heads, a.mlp, rate, self.dtype, name=f"block_{i}")(
+            tokens = block(a.heads, a.mlp, rate, self.dtype, name=f"block_{i}")(
                 tokens, deterministic
             )
         if not self.pooled:

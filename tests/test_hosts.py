@@ -1,0 +1,191 @@
+"""Several processes on one machine, as on several hosts: what they do together is what one does."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import pytest
+import tiny
+from absl.flags import FLAGS
+from absl.testing import flagsaver
+from conftest import ROOT
+
+from adv_ssl import hosts
+from adv_ssl.errors import UserError
+
+QUICK = tiny.flags(evaluate__split="test[:49]", log_every=1)
+
+
+def start(workdir: pathlib.Path, *more: str, devices: int = 4, count: int = 1, **environment: str):
+    """``count`` processes of one run, each with so many devices; standard error is kept."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = [f"--coordinator={address}", f"--processes={count}"] if count > 1 else []
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "adv_ssl.main", "--config=configs/byol_l2.py:digits"]
+            + [f"--workdir={workdir}", *QUICK, *more, *shared]
+            + [f"--process={i}"] * (count > 1),
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """(exit code, standard output, standard error) of each."""
+    told = [process.communicate(timeout=400) for process in processes]
+    return [(p.returncode, *t) for p, t in zip(processes, told, strict=True)]
+
+
+def wait_for(path: pathlib.Path, pattern: str) -> None:
+    """Returns when a file holds a pattern."""
+    for _ in range(2000):
+        if path.exists() and re.search(pattern, path.read_text()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never had {pattern}")
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return list(
+        map(int, pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of the run as one process with one device does it."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    for code, _, error in ended(start(workdir, devices=1)):
+        assert code == 0, error
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of the run as two processes with four devices each do it."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    for code, _, error in ended(start(workdir, count=2)):
+        assert code == 0, error
+    return workdir
+
+
+def test_two_hosts_train_and_score_as_one(alone, two):
+    """Up to the order of sums; adversarial BYOL, whose BatchNorm is over all hosts (B20)."""
+    for stage in ("pretrain", "finetune"):
+        ours, theirs = (
+            tiny.records(two / stage / "metrics.jsonl"),
+            tiny.records(alone / stage / "metrics.jsonl"),
+        )
+        assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(1, 7))
+        for a, b in zip(ours, theirs, strict=True):
+            assert a == pytest.approx(b, rel=2e-4, abs=1e-5)
+        chex.assert_trees_all_close(
+            tiny.params(two / stage), tiny.params(alone / stage), rtol=1e-3, atol=1e-5
+        )
+    assert [r["n"] for r in tiny.results(two)] == [49, 40]
+    assert (two / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("present", "line"),
+    [
+        (0, r"adv_ssl: 1 of 2 hosts joined within 4 s: start the same command on all of them.*"),
+        (1, r"adv_ssl: no answer from process 0 \(127.0.0.1:\d+\) within 4 s: .*"),
+    ],
+)
+def test_a_host_without_the_other_gives_up_in_time(tmp_path, present, line):
+    both = start(tmp_path / "run", "--join_timeout=4", count=2)
+    both[1 - present].kill()
+    both[1 - present].communicate()
+    code, _, error = ended(both)[present]
+    assert code == 2
+    assert re.fullmatch(line, error.strip())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "whom"), [("KILL", 0), ("KILL", 1), ("TERM", 1)])
+def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, whom):
+    workdir = tmp_path / "run"
+    both = start(workdir, count=2)
+    wait_for(workdir / "pretrain" / "metrics.jsonl", '"step": 3')
+    if number == "KILL":  # with its child, as when a machine is gone
+        (child,) = (
+            pathlib.Path(f"/proc/{both[whom].pid}/task/{both[whom].pid}/children")
+            .read_text()
+            .split()
+        )
+        both[whom].kill()
+        os.kill(int(child), signal.SIGKILL)
+    else:
+        both[whom].terminate()
+    began = time.monotonic()
+    told = ended(both)
+    assert time.monotonic() - began < 60
+    code, _, error = told[1 - whom]
+    assert code == 75
+    if number == "KILL":
+        assert error == f"adv_ssl: {hosts.LOST}\n"
+    else:
+        assert told[whom][0] == 75
+        assert not error
+    for code, _, error in ended(start(workdir, count=2)):
+        assert code == 0, error
+    for stage in ("pretrain", "finetune"):
+        chex.assert_trees_all_equal(tiny.params(workdir / stage), tiny.params(two / stage))
+
+
+def test_a_mistake_on_one_host_ends_all(tmp_path):
+    """Here the leader's: the folder is another run's."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"seed": 3}')
+    for code, _, error in ended(start(tmp_path / "run", count=2)):
+        assert code == 2
+        assert error.startswith(f"adv_ssl: host 0: {tmp_path}/run belongs to another configuration")
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--process=0"], "belong together"),
+        (["--coordinator=here", "--processes=2", "--process=0"], "expected HOST:PORT"),
+        (["--coordinator=here:1", "--processes=2", "--process=2"], "count from 0"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, words):
+    with flagsaver.flagsaver():
+        FLAGS([sys.argv[0], *flags])
+        with pytest.raises(UserError, match=words):
+            hosts.several()
+
+
+def test_slurm_is_found(monkeypatch):
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    with flagsaver.flagsaver():
+        for tasks, several in (("1", False), ("2", True)):
+            monkeypatch.setenv("SLURM_NTASKS", tasks)
+            assert hosts.several() is several
