@@ -149,7 +149,7 @@ train() { # as run, and finds the training again when the connection broke and t
 delete() {
   local attempt
   for attempt in 1 2 3; do
-    on_pod delete --force --quiet && return
+    on_pod delete --force --quiet && return 0
     look NONE
     [[ $state != NONE ]] || return 0
     say "deleting $NAME failed, attempt $attempt of 3."

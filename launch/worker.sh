@@ -51,7 +51,8 @@ train() { # in a session of its own, without a terminal
 
 run() {
   if ! alive; then
-    setsid bash launch/worker.sh train "$@" >"$log" 2>&1 </dev/null &
+    : >"$log"
+    setsid bash launch/worker.sh train "$@" >>"$log" 2>&1 </dev/null &
     echo $! >"$pid"
   fi
   tail -n +1 -f --pid="$(<"$pid")" "$log" | sed -u "s/^/$(hostname) /"
