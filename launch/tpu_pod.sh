@@ -3,7 +3,8 @@
 #
 #   launch/tpu_pod.sh [--dry-run] create            asks for the pod, waits until it is there
 #   launch/tpu_pod.sh [--dry-run] install           the code at REVISION, its packages, the bucket
-#   launch/tpu_pod.sh [--dry-run] run ARGS...       trains; finds a training that is running already
+#   launch/tpu_pod.sh [--dry-run] run ARGS...       trains; finds a training that is running already;
+#                                                   Ctrl-C leaves it running
 #   launch/tpu_pod.sh [--dry-run] logs              shows a worker's log as it grows
 #   launch/tpu_pod.sh [--dry-run] delete            deletes the pod
 #   launch/tpu_pod.sh [--dry-run] all ARGS...       create, install, run; again when the pod was
@@ -29,7 +30,8 @@ say() { echo "tpu_pod.sh: $*" >&2; }
 quoted() { # the words as one line for a shell
   local word line=""
   for word in "$@"; do
-    [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+    # shellcheck disable=SC2001 # what ${word//} makes of quotes differs between versions of bash
+    [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'$(sed "s/'/'\\\\''/g" <<<"$word")'"
     line+=" $word"
   done
   echo "${line# }"
@@ -115,7 +117,7 @@ stream() { # FOLDER ARGS...
   fi
 }
 
-run() { # the training's exit code: a 1 or 2 of any worker, else a 75; 255: the connection broke
+follow() { # the training's exit code: a 1 or 2 of any worker, else a 75; 255: the connection broke
   local folder codes
   folder=$logs/$(date -u +%Y%m%dT%H%M%SZ)
   execute mkdir -p "$folder" || return 2
@@ -130,11 +132,11 @@ run() { # the training's exit code: a 1 or 2 of any worker, else a 75; 255: the 
   return 255
 }
 
-train() { # as run, and finds the training again when the connection broke and the pod is there
+run() { # as follow, and finds the training again when the connection broke and the pod is there
   local began broken=0 code
   while ((broken < 10)); do
     began=$SECONDS
-    run "$@"
+    follow "$@"
     code=$?
     ((code == 255)) || return "$code"
     look ACTIVE
@@ -157,6 +159,12 @@ delete() {
   done
   say "$NAME MAY STILL COST MONEY. Delete it: $(dry=yes on_pod delete --force)"
   return 1
+}
+
+detach() {
+  say "the training goes on: run shows it again, delete ends it."
+  [[ ! $streaming ]] || pkill -TERM -P "$streaming"
+  exit 130
 }
 
 cleanup() { # at the end, whatever it is; nothing interrupts it
@@ -184,7 +192,7 @@ all() {
   trap 'exit 143' TERM
   while :; do
     began=''
-    create && install && began=$SECONDS && train "$@"
+    create && install && began=$SECONDS && run "$@"
     code=$?
     ((code != 0)) || return 0
     if [[ $began ]]; then # 1 and 2 are the training's: not to be started again
@@ -228,6 +236,7 @@ KEEP=${KEEP-0} poll=${POLL-30} logs=${LOGS-logs/$NAME}
 case $command in
   run | all)
     [[ $# -gt 1 ]] || { say "$command: the training's arguments are missing." && exit 2; }
+    trap detach INT TERM HUP
     "$@"
     ;;
   logs) on_workers "${WORKER-0}" "bash adv_ssl/launch/worker.sh log" ;;

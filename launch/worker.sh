@@ -17,9 +17,10 @@ pid=~/adv_ssl.pid
 mount=${MOUNT:-/mnt/gcs}
 
 install_gcsfuse() {
-  local key=/usr/share/keyrings/cloud.google.asc url=https://packages.cloud.google.com/apt
+  local key=/usr/share/keyrings/cloud.google.asc url=https://packages.cloud.google.com/apt release
+  release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
   curl -sS "$url/doc/apt-key.gpg" | sudo tee "$key" >/dev/null
-  echo "deb [signed-by=$key] $url gcsfuse-$(lsb_release -cs) main" |
+  echo "deb [signed-by=$key] $url gcsfuse-$release main" |
     sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
   sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
   sudo apt-get -qq -o DPkg::Lock::Timeout=300 install -y gcsfuse

@@ -1,8 +1,10 @@
 """launch/: every path through the scripts, with gcloud, srun and python that are made up."""
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import string
 import subprocess
@@ -51,6 +53,7 @@ connected() { (cd "$FAKE/home" && HOME=$PWD bash -c "$command"); }
 case $verb in
   create) echo ACTIVE > "$FAKE/state"
           [[ ! -e $FAKE/refused ]] || exit 1
+          [[ ! -e $FAKE/dawdles ]] || { touch "$FAKE/up"; sleep 0.5; }
           touch "$FAKE/exists" "$FAKE/waits" ;;
   delete) [[ ! -e $FAKE/undeletable ]] || exit 1
           [[ -e $FAKE/exists ]] || { echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }
@@ -67,6 +70,8 @@ case $verb in
   *) connected ;;
 esac
 """
+
+TAIL = f'exec {shutil.which("tail")} -s 0.05 "$@"'  # looks more often whether its process lives
 
 SLURM = {
     "srun": 'exec "$FAKE/bin/python" "${@:4}"',
@@ -88,7 +93,7 @@ class Fake:
             "POLL": "0",
         }
         (folder / "codes").touch()
-        for name, body in {"python": PYTHON, "gcloud": GCLOUD, **SLURM}.items():
+        for name, body in {"python": PYTHON, "gcloud": GCLOUD, "tail": TAIL, **SLURM}.items():
             self.put(folder / "bin" / name, body)
         clone = folder / "home" / "adv_ssl"
         self.put(clone / ".venv" / "bin" / "python", PYTHON)
@@ -142,7 +147,11 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path):
-    return Fake(tmp_path)
+    made_up = Fake(tmp_path)
+    yield made_up
+    for training in made_up.lines("up"):  # one that hangs, where a test failed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(training), signal.SIGKILL)
 
 
 UP = ["describe", "create", "describe", "describe", "install", "run"]
@@ -162,7 +171,9 @@ def test_dry_run_prints_every_command_and_executes_none(fake):
         *("create", "pod", "--project=project", "--zone=us-west4-a", "--node-id=pod"),
         *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
     ]
-    installing, running = (words[-1].removeprefix("--command=") for words in commands if "ssh" in words)
+    installing, running = (
+        words[-1].removeprefix("--command=") for words in commands if "ssh" in words
+    )
     assert "git checkout --quiet abc123 && bash launch/worker.sh install tpu bucket" in installing
     assert shlex.split(running)[3:] == ARGS
     assert "--worker=all" in commands[-2]
@@ -206,9 +217,7 @@ def test_a_mistake_is_not_started_again_and_the_pod_is_deleted(fake, code):
     assert not fake.exists("exists")
 
 
-@pytest.mark.parametrize(
-    ("what", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("what", "expected"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_ctrl_c_saves_and_deletes(fake, what, expected):
     fake.write("codes", "hang")
     code, out = fake.interrupt("tpu_pod.sh", "all", *ARGS, send=os.killpg, what=what, **POD)
@@ -216,6 +225,14 @@ def test_ctrl_c_saves_and_deletes(fake, what, expected):
     assert fake.lines("calls") == [*UP, "stop", "delete"], out
     assert not fake.exists("exists")
     assert fake.lines("home/adv_ssl.log") == ["exit code 75"]  # it was told, and had the time
+
+
+def test_ctrl_c_while_the_pod_is_asked_for_leaves_none_behind(fake):
+    fake.write("dawdles")
+    send = {"send": os.killpg, "what": signal.SIGINT}
+    assert fake.interrupt("tpu_pod.sh", "all", *ARGS, **send, **POD)[0] == 130
+    assert fake.lines("calls") == ["describe", "create", "delete"]
+    assert not fake.exists("exists")
 
 
 def test_a_preempted_pod_is_made_anew(fake):
@@ -230,6 +247,24 @@ def test_a_broken_connection_finds_the_same_training(fake):
     fake.write("codes", "slow")
     assert fake.run("tpu_pod.sh", "all", *ARGS, **POD)[0] == 0
     assert fake.lines("calls") == [*UP, "describe", "run", "delete"]
+    assert len(fake.lines("starts")) == 1
+
+
+def test_ctrl_c_of_run_leaves_the_training_which_run_finds_again(fake):
+    fake.write("exists")
+    fake.write("state", "ACTIVE")
+    fake.write("codes", "hang")
+    send = {"send": os.killpg, "what": signal.SIGINT}
+    code, out = fake.interrupt("tpu_pod.sh", "run", *ARGS, **send, **POD)
+    assert code == 130
+    assert "goes on" in out
+    again = fake.start("tpu_pod.sh", "run", *ARGS, **POD)
+    time.sleep(0.5)
+    assert again.poll() is None
+    os.kill(int(fake.lines("up")[0]), signal.SIGTERM)
+    again.communicate(timeout=10)
+    assert again.returncode == 75
+    assert fake.lines("calls") == ["run", "run"]
     assert len(fake.lines("starts")) == 1
 
 
@@ -296,7 +331,9 @@ def test_other_mistakes_of_tpu_pod(fake, words):
 def test_local_starts_again_at_75_alone(fake):
     fake.write("codes", 75, 75, 0)
     assert fake.run("local.sh", *ARGS)[0] == 0
-    assert [shlex.split(line) for line in fake.lines("starts")] == [["-m", "adv_ssl.main", *ARGS]] * 3
+    assert [shlex.split(line) for line in fake.lines("starts")] == [
+        ["-m", "adv_ssl.main", *ARGS]
+    ] * 3
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 137])
@@ -437,4 +474,4 @@ def test_files_are_sound_and_hold_no_hyper_parameter():
         assert f"launch/{path.name}" in page
         if path.suffix in (".sh", ".sbatch"):
             subprocess.run(["bash", "-n", path], check=True)
-    assert {name for name in re.findall(r"launch/([\w.]+\w)", page)} == {path.name for path in files}
+    assert set(re.findall(r"launch/([\w.]+\w)", page)) == {path.name for path in files}
