@@ -34,7 +34,7 @@ echo "$(printf '%q ' "$@")" >> "$FAKE/starts"
 codes=$FAKE/codes; [[ $* =~ --process=([0-9]) ]] && codes+=.${BASH_REMATCH[1]}
 code=$(head -n 1 "$codes"); sed -i 1d "$codes"
 if [[ $code == hang ]]; then
-  trap 'exit 75' TERM; echo $$ > "$FAKE/pid"; mv "$FAKE/pid" "$FAKE/up"
+  trap 'exit 75' TERM; echo $$ > "$FAKE/pid"; mv "$FAKE/pid" "$FAKE/up"; echo "step 1"
   while :; do sleep 0.02; done
 fi
 if [[ $code == slow ]]; then sleep 1.5; code=0; fi
@@ -64,7 +64,9 @@ case $verb in
   install) [[ ! -e $FAKE/uninstallable ]] || exit 1 ;;
   run) if [[ -s $FAKE/breaks ]]; then
          head -n 1 "$FAKE/breaks" > "$FAKE/state"; sed -i 1d "$FAKE/breaks"
-         connected > /dev/null & sleep 0.3; exit 255
+         connected > /dev/null &
+         until [[ -s $FAKE/starts ]]; do sleep 0.02; done
+         exit 255
        fi
        connected ;;
   *) connected ;;
@@ -79,6 +81,14 @@ SLURM = {
     "squeue": 'cat "$FAKE/state"',
     "scontrol": 'echo "scontrol $*" >> "$FAKE/calls"',
 }
+
+
+def wait_until(happened, process):
+    deadline = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
 
 
 class Fake:
@@ -135,11 +145,7 @@ class Fake:
     def interrupt(self, script, *args, send=os.kill, what=signal.SIGTERM, **environment):
         """As run, with a signal as soon as the training is up."""
         process = self.start(script, *args, **environment)
-        deadline = time.monotonic() + 20
-        while not self.exists("up"):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        wait_until(lambda: self.exists("up"), process)
         send(process.pid, what)
         out, err = process.communicate(timeout=30)
         return process.returncode, out + err
@@ -224,7 +230,10 @@ def test_ctrl_c_saves_and_deletes(fake, what, expected):
     assert code == expected, out
     assert fake.lines("calls") == [*UP, "stop", "delete"], out
     assert not fake.exists("exists")
-    assert fake.lines("home/adv_ssl.log") == ["exit code 75"]  # it was told, and had the time
+    assert fake.lines("home/adv_ssl.log") == [
+        "step 1",
+        "exit code 75",
+    ]  # it was told, and had the time
 
 
 def test_ctrl_c_while_the_pod_is_asked_for_leaves_none_behind(fake):
@@ -258,9 +267,9 @@ def test_ctrl_c_of_run_leaves_the_training_which_run_finds_again(fake):
     code, out = fake.interrupt("tpu_pod.sh", "run", *ARGS, **send, **POD)
     assert code == 130
     assert "goes on" in out
+    shutil.rmtree(fake.folder / "logs")
     again = fake.start("tpu_pod.sh", "run", *ARGS, **POD)
-    time.sleep(0.5)
-    assert again.poll() is None
+    wait_until(lambda: list(fake.folder.glob("logs/pod/*/*.log")), again)
     os.kill(int(fake.lines("up")[0]), signal.SIGTERM)
     again.communicate(timeout=10)
     assert again.returncode == 75
