@@ -102,9 +102,11 @@ install() {
  bash launch/worker.sh install tpu $(quoted "$BUCKET")"
 }
 
-split() { # lines "WORKER TEXT" -> FOLDER/WORKER.log
-  awk -v folder="$1" '{ file = folder "/" $1 ".log"; sub(/^[^ ]+ /, ""); print > file
-    fflush(file) }'
+split() { # lines "WORKER TEXT" -> FOLDER/WORKER.log, at once, which not every awk does
+  local line
+  while IFS= read -r line; do
+    printf '%s\n' "${line#* }" >>"$1/${line%% *}.log"
+  done
 }
 
 stream() { # FOLDER ARGS...
