@@ -125,6 +125,23 @@ def test_another_seed_or_budget_is_another_search(model, source, plain, tmp_path
     assert len(list((tmp_path / "robust").glob("apgd_l2_*_000000.json"))) == 3
 
 
+def test_another_set_is_another_search(model, source, plain, tmp_path):
+    """In one folder: what the images of one set fell to is not taken for what another's do."""
+    def named(what, labels):
+        def read(i):
+            image, label = source.records.read(i)
+            return image, (label + labels) % CLASSES
+
+        return Source(Records(what, COUNT, CLASSES, read), CLASSES, source.class_names)
+
+    first = robust.run(model, named("this test", 0), 0, curve(attack="pgd"), tmp_path)
+    other = robust.run(model, named("that test", 1), 0, curve(attack="pgd"), tmp_path)
+    assert first[0]["value"] == 25 / 30
+    assert other[0]["value"] <= 5 / 30  # only what the network gets wrong may be right by chance
+    assert len(tiny.results(tmp_path)) == len(first) + len(other)
+    assert len(list((tmp_path / "robust").glob("doubts_l2_*.json"))) == 2
+
+
 def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
     robust.run(model, source, 0, curve(), tmp_path)
     (tmp_path / "evaluation.json").write_text(json.dumps({"weights": "w"}))

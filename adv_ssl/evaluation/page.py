@@ -118,7 +118,8 @@ def _ladder(path: pathlib.Path) -> Html:
         "p", "✓ More effort breaks more, and a radius without bound breaks all.", class_="note"
     )
     about = (
-        f"{threat(found)}, the first {found['n']} images: the margin loss, more effort downwards."
+        f"{found['dataset']}, {threat(found)}, the first {found['n']} images: the margin loss, "
+        "more effort downwards."
     )
     head = ("attack", "%")
     note = tag("p", about, class_="note")

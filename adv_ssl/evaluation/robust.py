@@ -103,7 +103,7 @@ def run(
     falls: dict[str, list[str]] = {}
     began, count = time.perf_counter(), 0
     for start in range(0, len(few.records), CHUNK):
-        path = workdir / "robust" / f"{_name(curve)}_{start:06}.json"
+        path = workdir / "robust" / f"{_name(curve, source)}_{start:06}.json"
         if not path.exists():
             chunk = _images(few, size, resize, start)
             write_json(path, dict(_attacked(model, chunk, curve)))
@@ -120,20 +120,26 @@ def run(
     ]
     for record in records:
         _log.info("%s", sentence(record))
-    _doubt(model, _images(few, size, resize, 0), curve, workdir)
+    _doubt(model, _images(few, size, resize, 0), curve, source, workdir)
     return _keep(records, workdir / "results.json")
 
 
 def _doubt(
-    model: Model, chunk: Mapping[str, np.ndarray], curve: Curve, workdir: pathlib.Path
+    model: Model,
+    chunk: Mapping[str, np.ndarray],
+    curve: Curve,
+    source: Source,
+    workdir: pathlib.Path,
 ) -> None:
-    """Climbs the ladder at the middle radius with the first chunk: robust/doubts_<norm>.json."""
-    path = workdir / "robust" / f"doubts_{curve.norm}.json"
+    """Climbs the ladder at the middle radius with the first chunk: robust/doubts_<norm>_*.json."""
+    radius, what = curve.radii[len(curve.radii) // 2], source.records.what
+    mark = _mark(curve.seed, radius, _held(source))
+    path = workdir / "robust" / f"doubts_{curve.norm}_{mark}.json"
     if not path.exists():
-        radius = curve.radii[len(curve.radii) // 2]
         images, labels = chunk["image"], chunk["label"]
         found = doubts.ladder(model, images, labels, curve.norm, radius, curve.seed)
-        write_json(path, {"norm": curve.norm, "epsilon": radius, "n": len(labels), **found})
+        about = {"dataset": what, "norm": curve.norm, "epsilon": radius, "n": len(labels)}
+        write_json(path, {**about, **found})
     for flag in read_json(path, dict)["flags"]:
         _log.warning("robust: %s", flag)
 
@@ -155,10 +161,20 @@ def sentence(record: Record) -> str:
     return "; ".join([f"{text}, n={record['n']}", *record["flags"]])
 
 
-def _name(curve: Curve) -> str:
+def _name(curve: Curve, source: Source) -> str:
     """Of the files of a search: everything that their content hangs on."""
-    content = json.dumps([dataclasses.asdict(curve.budget), curve.seed, curve.radii])
-    return f"{curve.attack}_{curve.norm}_{zlib.crc32(content.encode()):08x}"
+    budget = dataclasses.asdict(curve.budget)
+    mark = _mark(budget, curve.seed, curve.radii, _held(source))
+    return f"{curve.attack}_{curve.norm}_{mark}"
+
+
+def _held(source: Source) -> tuple[Any, ...]:
+    """What tells one set of images from another."""
+    return source.records.what, len(source.records), source.class_names
+
+
+def _mark(*content: Any) -> str:
+    return f"{zlib.crc32(json.dumps(content).encode()):08x}"
 
 
 def _images(source: Source, size: int, resize: int, start: int) -> Mapping[str, np.ndarray]:
