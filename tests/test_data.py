@@ -154,6 +154,13 @@ def test_folder_mistakes(tmp_path: pathlib.Path):
         folder(tmp_path)
 
 
+def test_a_link_to_nowhere_is_named_before_any_image_is_read(tmp_path: pathlib.Path):
+    save(tmp_path / "train" / "cat" / "0.png", 1)
+    (tmp_path / "train" / "cat" / "1.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"1\.png: a link to nowhere"):
+        folder(tmp_path)
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path: pathlib.Path):
     root = tmp_path / "root"
     save(root / "train" / "cat" / "0.png", 1)

@@ -266,6 +266,8 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
             if entry.is_dir():
                 yield from _walk(entry.path, above | {real})
             elif entry.name.lower().endswith(SUFFIXES):
+                if not entry.is_file():
+                    raise UserError(f"{entry.path}: a link to nowhere; repair or remove it.")
                 yield entry.path
 
 
