@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from planted import PAPER, of_the_paper, plant, some
 
+from adv_ssl.errors import UserError
 from adv_ssl.paper import claims, grid, page, runner, store, tables, verdicts
 from adv_ssl.paper.grid import Cell
 from adv_ssl.paper.layouts import layouts
@@ -329,6 +330,12 @@ def test_a_verdict_over_seeds(margins: list[float], verdict: str) -> None:
 def read(path: pathlib.Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_page_that_has_no_place_is_one_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out=.*file cannot be written to \(File exists\)"):
+        page.write("tiny", tmp_path, tmp_path / "file")
 
 
 def test_the_page_of_an_empty_store(tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from adv_ssl.errors import UserError
 from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, document, image, join, table, tag
@@ -62,13 +63,18 @@ def write(scale: str, folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     """Writes ``out``/report.html, its figures and tables; returns the page's path.
 
     Raises:
-      UserError: there is no such scale.
+      UserError: there is no such scale, or ``out`` cannot be a folder.
     """
     options = grid.get(scale)
     store = collect(folder / scale)
     ours = tables.ours(store.records, options)
     study = Study(scale, folder, store, tables.paper(), ours, options.recipe == "imagenet")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out={out} cannot be written to ({error.strerror}): name another folder."
+        ) from None
     judged = [(claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()]
     cells = grid.cells(scale)
     missing = [cell for cell in cells if runner.state(cell, folder) != runner.DONE]
