@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -72,3 +73,14 @@ def write_arrays(path: pathlib.Path, **arrays: Any) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """``value`` as indented JSON, atomically."""
     write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file, or of all files in a folder with their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(f"{inner.relative_to(path)} {sha256(inner)}\n".encode())
+    return total.hexdigest()

@@ -575,6 +575,19 @@ def test_options_that_make_no_sense(options, said):
         Options(**options)
 
 
+def test_the_folder_of_a_run_is_no_place_for_weights(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is the folder of a run: choose another --workdir"):
+        import_weights(TIMM, tmp_path, FOUR)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"o\.npz cannot be written"):
+        files.write(tmp_path / "file" / "o.npz", {"a": np.zeros(1, np.float32)}, {})
+
+
 def test_a_folder_is_written_once(tmp_path):
     import_weights(TIMM, tmp_path, FOUR)
     with pytest.raises(UserError, match="has checkpoints already: choose another --workdir"):

@@ -1,5 +1,6 @@
 """Files of weights: which format one is, told by its content, and how each is read and written."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -120,4 +121,5 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], manifest: dict[s
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}): choose another place.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written
+            temporary.unlink()

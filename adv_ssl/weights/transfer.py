@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import adv_ssl
 from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.errors import UserError
-from adv_ssl.files import held, read_json, write_json
+from adv_ssl.files import held, read_json, sha256, write_json
 from adv_ssl.models.vit import MEAN, STD, Architecture, sincos_table
 from adv_ssl.weights import files, fit, layouts, selftest
 from adv_ssl.weights.layouts import Converted, Row
@@ -59,9 +58,11 @@ def import_weights(
         made, architecture, report = _fitted(raw, stated, options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    report = {"source": path.name, "sha256": _sha256(path)} | report
+    report = {"source": path.name, "sha256": sha256(path)} | report
     report["parameters"] = [row._asdict() for row in made.rows]
     with held(workdir):
+        if (workdir / "config.json").exists():
+            raise UserError(f"{workdir} is the folder of a run: choose another --workdir.")
         _write(workdir, architecture, made.params)
         write_json(workdir / "import.json", report)
     return report
@@ -215,7 +216,7 @@ def _manifest(
         "task": _task(stage),
         "stage": stage.name,
         "step": int(source.name),
-        "sha256": _sha256(source),
+        "sha256": sha256(source),
         "mean": MEAN.tolist(),
         "std": STD.tolist(),
         "outputs": selftest.outputs(architecture, params),
@@ -227,17 +228,6 @@ def _task(stage: pathlib.Path) -> str | None:
     path = stage.parent / "config.json"
     options = read_json(path, dict).get(stage.name) if path.is_file() else None
     return options["task"]["name"] if options else None
-
-
-def _sha256(path: pathlib.Path) -> str:
-    """Of a file, or of all files in a folder with their names."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    total = hashlib.sha256()
-    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(f"{inner.relative_to(path)} {_sha256(inner)}\n".encode())
-    return total.hexdigest()
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
