@@ -192,10 +192,16 @@ def _sum(array: Array) -> Array:
     return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
 
 
+def newest(stage: pathlib.Path) -> pathlib.Path | None:
+    """The newest whole checkpoint in the folder of a stage; None: there is none."""
+    folder = stage / "checkpoints"
+    steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return max(steps, key=lambda path: int(path.name), default=None)
+
+
 def begun(stage: pathlib.Path) -> bool:
     """Whether the folder of a stage holds a whole checkpoint."""
-    folder = stage / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return newest(stage) is not None
 
 
 class HandedOver(NamedTuple):

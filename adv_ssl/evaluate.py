@@ -12,15 +12,17 @@ one line; 75 stopped, what was scored is kept.
 import fractions
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from adv_ssl import command, provenance
+from adv_ssl.checkpoint import newest
 from adv_ssl.command import leave
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import page, predict, robust, runner
 from adv_ssl.evaluation.suites import SUITES
-from adv_ssl.files import held, read_json, write_json
+from adv_ssl.files import held, read_json, sha256, write_json
 from adv_ssl.weights.transfer import import_weights
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
@@ -36,6 +38,8 @@ _ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEAR
 _NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
 _RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
 
+_OF_ROBUST = ("attack", "norm", "radii", "data", "split")
+
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     rest = command.parse_flags(argv)
@@ -45,6 +49,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         leave("--weights=PATH, --suite=NAME and --workdir=DIR are needed.")
     if _SUITE.value not in (*SUITES, "robust"):
         leave(f"--suite={_SUITE.value}: choose from {', '.join(SUITES)}, robust.")
+    given = [name for name in _OF_ROBUST if flags.FLAGS[name].present]
+    if _SUITE.value != "robust" and given:
+        leave(f"--{given[0]} is of --suite=robust: --suite={_SUITE.value} has no attack.")
     return rest
 
 
@@ -55,8 +62,10 @@ def _work(_: Sequence[str]) -> None:
     if not weights.exists():
         raise UserError(f"--weights={weights}: there is no such file or folder.")
     with held(workdir):
-        _claim(workdir, weights, options)
+        claim = _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir))
+        write_json(workdir / "evaluation.json", claim)  # now that there is something to score
+        provenance.record(workdir / "provenance.json", options.seed, {})
         try:
             if _SUITE.value == "robust":
                 source, crop = runner.data(model, _DATA.value, _SPLIT.value, _DATA_DIR.value)
@@ -85,24 +94,38 @@ def _radius(text: str) -> float:
     """0.5 or 4/255."""
     try:
         return float(fractions.Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.") from None
 
 
-def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options) -> None:
-    """Makes ``workdir`` these weights' and this seed's, or refuses one that is another's."""
+def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options) -> dict[str, Any]:
+    """What makes ``workdir`` these weights' and this seed's. UserError: it is another's."""
+    if (workdir / "config.json").exists():
+        raise UserError(
+            f"--workdir={workdir} is the folder of a run, which has results of its own: name "
+            "another one, such as a new folder in it."
+        )
     path = workdir / "evaluation.json"
-    ours = {"weights": str(weights), "seed": options.seed, "images": options.images}
-    theirs = read_json(path, dict) if path.exists() else ours
-    differing = [key for key in ours if theirs.get(key) != ours[key]]
+    theirs = read_json(path, dict) if path.exists() else {}
+    ours = {"weights": str(weights), "contents": _contents(weights), "seed": options.seed}
+    if _SUITE.value != "robust":  # whose records say of how many images they are
+        ours["images"] = options.images
+    differing = [key for key in ours if key in theirs and theirs[key] != ours[key]]
     if differing:
         key = differing[0]
         raise UserError(
-            f"{workdir} holds other scores: {key} is {theirs.get(key)} there and {ours[key]} here. "
+            f"{workdir} holds other scores: {key} is {theirs[key]} there and {ours[key]} here. "
             "Choose another --workdir."
         )
-    write_json(path, ours)
-    provenance.record(workdir / "provenance.json", options.seed, {})
+    return theirs | ours
+
+
+def _contents(weights: pathlib.Path) -> str | None:
+    """Of the weights that are scored: to notice that they were trained on, or are another file."""
+    if weights.is_file():
+        return sha256(weights)
+    step = newest(weights)
+    return None if step is None else f"step {step.name}, {sha256(step / 'params')[:16]}"
 
 
 def _stage(weights: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
@@ -110,7 +133,7 @@ def _stage(weights: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
     if weights.is_dir():
         return weights
     imported = workdir / "weights"
-    if not imported.exists():
+    if newest(imported) is None:
         import_weights(weights, imported)
     return imported
 

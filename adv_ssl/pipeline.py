@@ -137,10 +137,10 @@ def _check_weights(config: Config) -> None:
     folder = pathlib.Path(config.weights)
     if not checkpoint.begun(folder):
         meant = [path for path in (folder / "pretrain", folder.parent) if checkpoint.begun(path)]
-        raise UserError(
-            f"config.weights={config.weights!r}: no checkpoint in it; "
-            + (f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run.")
-        )
+        hint = f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run."
+        if folder.is_file():
+            hint = f"python -m adv_ssl.weights import {folder} --workdir=NEW makes one of a file."
+        raise UserError(f"config.weights={config.weights!r}: no checkpoint in it; {hint}")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.check(config.model)
 
@@ -149,6 +149,10 @@ def _claim(
     workdir: pathlib.Path, config: Config, raw: dict[str, Any], sets: Sequence[Source]
 ) -> None:
     """Makes ``workdir`` this configuration's and data's, or refuses one that is another's."""
+    if (workdir / "evaluation.json").exists():
+        raise UserError(
+            f"--workdir={workdir} holds the scores of an evaluation: choose another --workdir."
+        )
     plain = json.loads(json.dumps(raw))
     path = workdir / "config.json"
     if path.exists():

@@ -145,6 +145,19 @@ def test_a_test_set_of_other_classes_is_noticed_before_any_training(tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_scores_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(UserError, match="holds the scores of an evaluation: choose another"):
+        pipeline.run(tiny.config(), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_file_of_weights_is_to_be_imported(tmp_path):
+    (tmp_path / "vit.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"python -m adv_ssl\.weights import .*vit\.npz --workdir"):
+        pipeline.run(tiny.config(weights=str(tmp_path / "vit.npz")), tmp_path / "run")
+
+
 def test_every_leaf_refuses_another_type():
     config = tiny.config().to_dict()
     del config["sources"]

@@ -127,6 +127,7 @@ def test_another_seed_or_budget_is_another_search(model, source, plain, tmp_path
 
 def test_another_set_is_another_search(model, source, plain, tmp_path):
     """In one folder: what the images of one set fell to is not taken for what another's do."""
+
     def named(what, labels):
         def read(i):
             image, label = source.records.read(i)

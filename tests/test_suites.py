@@ -20,7 +20,7 @@ from adv_ssl import evaluate as evaluate_command
 from adv_ssl import provenance
 from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import page, predict, runner, scores, suites
+from adv_ssl.evaluation import page, predict, robust, runner, scores, suites
 from adv_ssl.evaluation.predict import Model, Predictions
 from adv_ssl.files import write_json
 from adv_ssl.models.vit import ViT
@@ -43,12 +43,12 @@ def classifier(tmp_path_factory):
     return folder
 
 
-def save(folder: pathlib.Path, classes: int, names: tuple[str, ...] = ()) -> None:
+def save(folder: pathlib.Path, classes: int, names: tuple[str, ...] = (), step: int = 0) -> None:
     params = jax.jit(scores.classifier(ViT(TINY), classes).init)(jax.random.key(0))
     noise = np.random.default_rng(1).standard_normal((TINY.width, classes)).astype(np.float32)
     params["head"]["kernel"] = jnp.asarray(noise)
     with Checkpoints(folder / "checkpoints", TINY) as checkpoints:
-        checkpoints.save(State(jnp.int32(0), params, None, None, jnp.int32(0)), wait=True)
+        checkpoints.save(State(jnp.int32(step), params, None, None, jnp.int32(0)), wait=True)
     if names:
         write_json(folder / "classes.json", names)
 
@@ -262,6 +262,62 @@ def test_corruptions_on_the_fly(real_data, tmp_path):
     assert (np.asarray(b[0]) != other.records[0]["image"]).any()
 
 
+def command(*arguments: str) -> None:
+    """The command line, in this process."""
+    flags.FLAGS.unparse_flags()
+    try:
+        evaluate_command._work(evaluate_command._parse_flags(["evaluate", *arguments]))
+    finally:
+        for name in ("weights", "suite", "workdir", "images", "batch_size", "seed", "radii",
+                     "data_dir", "data", "attack"):  # fmt: skip
+            flags.FLAGS[name].unparse()
+
+
+def test_a_suite_of_which_nothing_is_scored_says_so(tmp_path):
+    save(tmp_path / "ten", 10)
+    line = [f"--weights={tmp_path / 'ten'}", "--suite=transfer", f"--workdir={tmp_path / 'w'}"]
+    said = r"--suite=transfer: nothing was scored, each of its 5 sets is missing; cifar10: data set"
+    with pytest.raises(UserError, match=said):
+        command(*line, "--data_dir=/nowhere")
+    assert "nothing scored; missing: cifar10" in (tmp_path / "w" / "report.html").read_text()
+
+
+def test_a_folder_of_scores_is_of_the_same_weights(tmp_path):
+    """A mistyped path claims no folder; weights that were trained on need a new one."""
+    run, scores = tmp_path / "run", tmp_path / "w"
+    save(run / "finetune", 10)
+    line = ["--suite=transfer", f"--workdir={scores}", "--data_dir=/nowhere"]
+    with pytest.raises(UserError, match=r"did you mean .*finetune"):
+        command(f"--weights={run}", *line)
+    for _ in range(2):
+        with pytest.raises(UserError, match="nothing was scored"):
+            command(f"--weights={run / 'finetune'}", *line)
+    save(run / "finetune", 10, step=1)
+    with pytest.raises(UserError, match=r"holds other scores: contents is step 0, .* and step 1, "):
+        command(f"--weights={run / 'finetune'}", *line)
+
+
+def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(robust, "_doubt", lambda *_: None)
+    save(tmp_path / "ten", 10, tuple("0123456789"))
+    line = [f"--weights={tmp_path / 'ten'}", f"--workdir={tmp_path / 'w'}"]
+    with pytest.raises(UserError, match="nothing was scored"):
+        command(*line, "--suite=transfer", "--data_dir=/nowhere")
+    for images in (2, 4):
+        attack = "--data=digits", "--attack=pgd", "--radii=0.1", f"--images={images}"
+        command(*line, "--suite=robust", "--batch_size=2", *attack)
+        records = [r for r in tiny.results(tmp_path / "w") if r["suite"] == "robust"]
+        assert [r["n"] for r in records] == [images, images]
+
+
+def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
+    save(tmp_path / "ten", 10)
+    write_json(tmp_path / "config.json", {})
+    with pytest.raises(UserError, match="is the folder of a run"):
+        command(f"--weights={tmp_path / 'ten'}", "--suite=transfer", f"--workdir={tmp_path}")
+    assert not (tmp_path / "results.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -270,19 +326,17 @@ def test_corruptions_on_the_fly(real_data, tmp_path):
         (["--weights=.", "--suite=imagenett", "--workdir=w"], "choose from imagenet, transfer"),
         (["--weights=.", "--suite=imagenet", "--workdir=w", "--batch_size=0"], "--batch_size=0"),
         (["--weights=.", "--suite=imagenet", "--workdir=w", "--images=-1"], "--images=-1: must"),
+        (["--weights=.", "--suite=cifar10", "--workdir=w", "--attack=pgd"], "is of --suite=robust"),
+        (["--weights=.", "--suite=cifar10", "--workdir=w", "--seed=-1"], "--seed=-1: must be from"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e400"], "'1e400' is no number"),
         (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),
     ],
 )
 def test_mistakes_in_the_command(arguments, said, tmp_path, capsys):
     arguments = [a.replace("--workdir=w", f"--workdir={tmp_path / 'w'}") for a in arguments]
-    flags.FLAGS.unparse_flags()
-    try:
-        with pytest.raises((SystemExit, UserError)) as raised:
-            evaluate_command._work(evaluate_command._parse_flags(["evaluate", *arguments]))
-    finally:
-        for name in ("weights", "suite", "workdir", "images", "batch_size"):
-            flags.FLAGS[name].unparse()
+    with pytest.raises((SystemExit, UserError)) as raised:
+        command(*arguments)
     shown = capsys.readouterr()
     text = shown.err if raised.type is SystemExit else str(raised.value)
     assert said in text

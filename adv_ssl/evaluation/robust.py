@@ -133,7 +133,7 @@ def _doubt(
 ) -> None:
     """Climbs the ladder at the middle radius with the first chunk: robust/doubts_<norm>_*.json."""
     radius, what = curve.radii[len(curve.radii) // 2], source.records.what
-    mark = _mark(curve.seed, radius, _held(source))
+    mark = _mark(curve.seed, radius, len(chunk["label"]), _held(source))
     path = workdir / "robust" / f"doubts_{curve.norm}_{mark}.json"
     if not path.exists():
         images, labels = chunk["image"], chunk["label"]
@@ -164,7 +164,7 @@ def sentence(record: Record) -> str:
 def _name(curve: Curve, source: Source) -> str:
     """Of the files of a search: everything that their content hangs on."""
     budget = dataclasses.asdict(curve.budget)
-    mark = _mark(budget, curve.seed, curve.radii, _held(source))
+    mark = _mark(budget, curve.seed, curve.radii, curve.images, _held(source))
     return f"{curve.attack}_{curve.norm}_{mark}"
 
 

@@ -41,6 +41,8 @@ class Options:
             raise UserError(f"--batch_size={self.batch_size}: must be 1 or more.")
         if self.images is not None and self.images < 1:
             raise UserError(f"--images={self.images}: must be 1 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed={self.seed}: must be from 0 to {2**32 - 1}.")
 
 
 def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> list[Record]:
@@ -48,7 +50,7 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
 
     Returns all records of that file. A row whose set is not prepared, or not of the model's
     classes, has a record with ``value`` null and the reason under ``missing``; the same command
-    tries it again.
+    tries it again. UserError, with all of that written: not one row has a score.
     """
     path = workdir / "results.json"
     records = read_json(path, list) if path.exists() else []
@@ -62,7 +64,22 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
             write_json(path, others + kept)
     records = others + kept + [{"suite": name, **r} for r in summary(name, kept)]
     write_json(path, records)
+    _say_what_lacks(name, kept)
     return records
+
+
+def _say_what_lacks(name: str, records: Sequence[Record]) -> None:
+    """The last line of a suite. UserError: nothing of it has a score."""
+    own, rows = _own(records), len(SUITES[name])
+    lacking = [what for what in reversed(own) if own[what]["value"] is None]
+    if len(lacking) == rows:
+        raise UserError(
+            f"--suite={name}: nothing was scored, each of its {rows} sets is missing; "
+            f"{lacking[0]}: {own[lacking[0]]['missing']}"
+        )
+    what = ", ".join(lacking) if len(lacking) < 10 else str(len(lacking))
+    missing = f"; {what} missing" if lacking else ""
+    _log.info("%s: %d of %d sets scored%s", name, rows - len(lacking), rows, missing)
 
 
 def _own(records: Sequence[Record]) -> dict[str, Record]:
