@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 PyTree = Any
@@ -101,6 +102,28 @@ def pgd(
       steps: number of gradient steps, any; 0 returns ``x`` itself, without the random start.
       step_size: of each step, as a share of ``epsilon`` (A2: 5/8).
       start: where in the ball the search starts: a key of ``BALLS[norm].starts``.
+    """
+    return projected_ascent(norm, epsilon, steps, step_size, start, steepest(norm))
+
+
+def steepest(norm: str) -> optax.GradientTransformation:
+    """Each example's gradient -> the direction of norm 1 in which the objective rises most."""
+    climb = jax.vmap(BALLS[norm].ascend)
+    return optax.stateless(lambda gradient, _: jax.tree.map(climb, gradient))
+
+
+def projected_ascent(
+    norm: str,
+    epsilon: float | Array,
+    steps: int,
+    step_size: float,
+    start: str,
+    direction: optax.GradientTransformation,
+) -> Attack:
+    """What ``pgd`` and its variants share: all but the direction of a step.
+
+    ``direction`` maps the gradient of the images' losses, a tree like ``x``, to a direction of norm
+    1; what it remembers from step to step is its state. The rest is as of ``pgd``.
 
     Returns:
       An attack. Its key is one key, or ``[B]`` keys, one per example: then the result for an
@@ -132,15 +155,17 @@ def pgd(
             losses = objective(x_adv)
             return losses.sum(), losses  # A14: an image's step does not hang on the batch's size
 
-        def ascend(x_adv: PyTree, _: None) -> tuple[PyTree, tuple[Array, Array]]:
+        def ascend(point: PyTree, _: None) -> tuple[PyTree, tuple[Array, Array]]:
+            x_adv, state = point
             gradient, losses = jax.grad(total, has_aux=True)(x_adv)
-            climb = jax.vmap(ball.ascend)
-            moved = jax.tree.map(lambda p, g: p + step_size * epsilon * climb(g), x_adv, gradient)
+            ways, state = direction.update(gradient, state)
+            moved = jax.tree.map(lambda p, way: p + step_size * epsilon * way, x_adv, ways)
             zeros = _per_example(lambda g: jnp.mean(g == 0.0), gradient)
-            return jax.tree.map(into_ball, x, moved), (losses, zeros)
+            return (jax.tree.map(into_ball, x, moved), state), (losses, zeros)
 
         x_adv = jax.tree_util.tree_map_with_path(lambda p, leaf: random_start(p, leaf, keys), x)
-        x_adv, (losses, zeros) = jax.lax.scan(ascend, x_adv, length=steps)
+        begin = x_adv, direction.init(x)
+        (x_adv, _), (losses, zeros) = jax.lax.scan(ascend, begin, length=steps)
         radius = _per_example(ball.norm, jax.tree.map(jnp.subtract, x_adv, x)) / epsilon
         health = {
             "loss_start": losses[0],
@@ -157,3 +182,7 @@ def _per_example(measure: Callable[[Array], Array], tree: PyTree) -> Array:
     """``measure`` of every example, averaged over the leaves: [B]."""
     leaves = [jax.vmap(measure)(leaf) for leaf in jax.tree.leaves(tree)]
     return sum(leaves[1:], leaves[0]) / len(leaves)
+
+
+# The attacks of ``attack.name`` in a configuration: each takes the arguments of ``pgd``.
+ATTACKS: dict[str, Callable[[str, float, int, float, str], Attack]] = {"pgd": pgd}

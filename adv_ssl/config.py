@@ -22,8 +22,9 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class AttackConfig:
-    """A PGD attack on pixels in [0, 1]."""
+    """An attack on pixels in [0, 1]."""
 
+    name: str  # of attacks.ATTACKS
     norm: str  # linf or l2
     epsilon: float  # radius; L-inf radii are usually written k/255
     steps: int
@@ -31,6 +32,8 @@ class AttackConfig:
     start: str  # where in the ball it starts
 
     def __post_init__(self) -> None:
+        if self.name not in attacks.ATTACKS:
+            raise UserError(f"name={self.name!r}: choose from {', '.join(attacks.ATTACKS)}.")
         if self.norm not in attacks.BALLS:
             raise UserError(f"norm={self.norm!r}: choose from {', '.join(attacks.BALLS)}.")
         if self.epsilon <= 0:
@@ -52,7 +55,8 @@ class AttackConfig:
 
     def make(self) -> attacks.Attack:
         """The attack itself."""
-        return attacks.pgd(self.norm, self.epsilon, self.steps, self.step_size, self.start)
+        search = attacks.ATTACKS[self.name]
+        return search(self.norm, self.epsilon, self.steps, self.step_size, self.start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Evaluation:
             if steps < 1:
                 raise UserError(f"attacks[{i}] has {steps} steps: must be 1 or more.")
             try:
-                made.append(AttackConfig(norm, epsilon, steps, self.reach / steps, "ball"))
+                made.append(AttackConfig("pgd", norm, epsilon, steps, self.reach / steps, "ball"))
             except UserError as error:
                 raise UserError(f"attacks[{i}].{error}") from None
         return made

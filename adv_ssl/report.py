@@ -19,7 +19,13 @@ from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, arrays, document, image, join, table, tag
 
 NAME = "report.html"
-METHODS = {"supervised": "Supervised", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
+METHODS = {
+    "supervised": "Supervised",
+    "rotnet": "RotNet",
+    "mae": "MAE",
+    "byol": "BYOL",
+    "simclr": "SimCLR",
+}
 NORMS = {"linf": "L∞", "l2": "L2"}
 FLAGS = {
     "PAPER": "stated by the paper",
@@ -127,7 +133,7 @@ def _headline(path: pathlib.Path) -> Html:
     title = f"{METHODS.get(name, name)}: nominal pre-training"
     if attack:
         title = title.replace("nominal", "adversarial") + f", {threat(attack)}"
-        setup.append(f"PGD, {attack['steps']} steps of {attack['step_size']} ε")
+        setup.append(f"{searched(attack)}, {attack['steps']} steps of {attack['step_size']} ε")
     return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
 
 
@@ -220,6 +226,11 @@ def threat(attack: Mapping[str, Any]) -> str:
     return f"{NORMS.get(attack['norm'], attack['norm'])} ε\xa0=\xa0{_radius(attack)}"
 
 
+def searched(attack: Mapping[str, Any]) -> str:
+    """What searched the ball, such as PGD: where nothing is said it was that."""
+    return str(attack.get("name", "pgd")).replace("_", " ").upper()
+
+
 def _radius(attack: Mapping[str, Any]) -> str:
     """As the paper writes it: k/255 in L-inf, a number in L2."""
     epsilon = attack["epsilon"]
@@ -270,7 +281,9 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 def _gallery(path: pathlib.Path) -> Html:
     """A card an image; perturbations by one factor in all, so that they can be compared."""
     data = arrays(path)
-    attack: dict[str, Any] = {k: data[k].item() for k in ("norm", "epsilon", "steps") if k in data}
+    attack: dict[str, Any] = {
+        k: data[k].item() for k in ("name", "norm", "epsilon", "steps") if k in data
+    }
     rows, note = [["clean_input"]], "What the model sees."
     if attack:
         delta = data["attacked_input"] - data["clean_input"]
@@ -278,8 +291,9 @@ def _gallery(path: pathlib.Path) -> Html:
         data["perturbation"] = 0.5 + factor * delta
         rows = [["clean_input", "perturbation", "attacked_input"]]
         note = (
-            f"{threat(attack)}, {attack['steps']} PGD steps. Left to right: the clean image; the "
-            f"perturbation {TIMES} {factor:g} about mid-grey; the attacked image."
+            f"{threat(attack)}, {attack['steps']} steps of {searched(attack)}. "
+            f"Left to right: the clean image; the perturbation {TIMES} {factor:g} about "
+            "mid-grey; the attacked image."
         )
     if "clean_reconstruction" in data:
         rows = [["clean_original", "clean_input", "clean_reconstruction"]]
@@ -287,8 +301,8 @@ def _gallery(path: pathlib.Path) -> Html:
         if attack:
             rows.append(["perturbation", "attacked_input", "attacked_reconstruction"])
             note += (
-                f" Below: the same under {threat(attack)}, {attack['steps']} PGD steps, first the "
-                f"perturbation {TIMES} {factor:g} about mid-grey."
+                f" Below: the same under {threat(attack)}, {attack['steps']} steps of "
+                f"{searched(attack)}, first the perturbation {TIMES} {factor:g} about mid-grey."
             )
         note += (
             " A prediction is of each patch with its mean and contrast taken out: those of the "

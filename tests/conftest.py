@@ -12,7 +12,7 @@ from adv_ssl import tasks
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import Task
-from adv_ssl.tasks import byol, mae, rotnet, supervised
+from adv_ssl.tasks import byol, mae, rotnet, simclr, supervised
 
 jax.config.update("jax_platforms", "cpu")
 # The tests are mostly compiling: compile lightly, and the same program once.
@@ -30,12 +30,19 @@ CLASSES = 3
 PALE = Photometric(0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, (0.1, 2.0), 0.5)
 
 
+# Of every task, options that make it tiny: what the tests of all tasks go over.
 OPTIONS = {
     "byol": byol.Byol(32, 16, PALE, PALE),
     "mae": mae.Mae(mask_ratio=0.5, width=12, depth=1, heads=2, mlp=24),
     "rotnet": rotnet.RotNet(0.1, 0.02),
+    "simclr": simclr.SimClr(0.5, 32, 16, PALE, PALE),
     "supervised": supervised.Supervised(0.1, 0.02, None, None),
 }
+
+
+# Of tasks that couple the images of a batch, what does it: without it they obey the law that images
+# are apart, or, where it is the loss itself, they are not asked to.
+COUPLED_BY = {"byol": "batch norm", "simclr": "loss"}
 
 
 def make_task(name: str, drop_path: float = 0.0) -> Task:
@@ -45,9 +52,10 @@ def make_task(name: str, drop_path: float = 0.0) -> Task:
 
 def make_batch(name: str, size: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    views = (2,) if name == "byol" else ()
+    views = OPTIONS[name].views
+    shape = (size, *([views] if views > 1 else []), 8, 8, 3)
     return {
-        "image": rng.integers(0, 256, (size, *views, 8, 8, 3), np.uint8),
+        "image": rng.integers(0, 256, shape, np.uint8),
         "label": rng.integers(0, CLASSES, size).astype(np.int32),
     }
 

@@ -21,8 +21,9 @@ KEY = jax.random.key(7)
 class Case:
     """A task, what its attack may do, and a batch. What is compiled once serves all laws."""
 
-    def __init__(self, task: Task, norm: str, epsilon: float, batch: Batch):
+    def __init__(self, task: Task, norm: str, epsilon: float, batch: Batch, attack: str = "pgd"):
         self.task, self.norm, self.epsilon, self.batch = task, norm, epsilon, batch
+        self.search = functools.partial(attacks.ATTACKS[attack], norm)
         self._prepare = functools.cache(lambda task: jax.jit(task.prepare))
         self._loss = jax.jit(lambda *arguments: task.loss(*arguments, None)[0])
         init = jax.jit(task.init)
@@ -38,7 +39,7 @@ class Case:
         self, steps: int = 2, step_size: float = 5 / 8, start: str = "ball", share: float = 1.0
     ) -> Task:
         """The adversarial task, at ``share`` of the radius."""
-        attack = attacks.pgd(self.norm, share * self.epsilon, steps, step_size, start)
+        attack = self.search(share * self.epsilon, steps, step_size, start)
         return task_module.adversarial(self.task, attack)
 
     def prepare(self, task: Task, key: jax.Array = KEY, batch: Batch | None = None) -> Prepared:
@@ -65,7 +66,7 @@ def other_key_other_attack(case: Case) -> None:
 
 def every_image_has_its_own_start(case: Case) -> None:
     """Equal images, and BYOL's equal views, start from different points of the ball."""
-    attack = attacks.pgd(case.norm, case.epsilon, 1, 1e-6)
+    attack = case.search(case.epsilon, 1, 1e-6)
     same = jnp.full((2, 8, 8, 3), 0.5)
     x, _ = attack(
         lambda x: x["a"].sum((1, 2, 3)) + x["b"].sum((1, 2, 3)), {"a": same, "b": same}, KEY
@@ -130,7 +131,7 @@ def attack_is_in_eval_mode(case: Case) -> None:
         assert key is None, "the attack drew a key for drop path"
         return case.task.loss(params, x, context, key)
 
-    attack = attacks.pgd(case.norm, case.epsilon, 1)
+    attack = case.search(case.epsilon, 1)
     watched = task_module.adversarial(case.task._replace(loss=loss), attack)
     jax.eval_shape(watched.prepare, case.params, case.ema, case.batch, KEY)
 

@@ -1,4 +1,4 @@
-"""PGD where its result is known: linear objectives, and the distributions of its start."""
+"""Attacks where their result is known: linear objectives, and the distributions of their start."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adv_ssl.attacks import BALLS, pgd
+from adv_ssl.attacks import ATTACKS, BALLS, pgd
 
 KEY = jax.random.key(0)
 ALPHA = 5 / 8
@@ -29,10 +29,10 @@ def norms(x: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.asarray(x, np.float64).reshape(len(x), -1), axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("norm", "steps", "step_size", "start"))
-def climb(x, w, key=KEY, *, norm, epsilon, steps, step_size=ALPHA, start="ball"):
+@functools.partial(jax.jit, static_argnames=("norm", "steps", "step_size", "start", "name"))
+def climb(x, w, key=KEY, *, norm, epsilon, steps, step_size=ALPHA, start="ball", name="pgd"):
     """The attack on the linear objective with slopes ``w``: (x_adv, health)."""
-    attack = pgd(norm, epsilon, steps, step_size, start)
+    attack = ATTACKS[name](norm, epsilon, steps, step_size, start)
     return attack(lambda x: (w * x).sum(AXES), x, key)
 
 
@@ -40,11 +40,12 @@ def direction(norm: str, w: np.ndarray) -> np.ndarray:
     return np.sign(w) if norm == "linf" else w / norms(w)[:, None, None, None]
 
 
+@pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("norm", BALLS)
-def test_linear_objective_is_climbed_straight_from_zero(norm, steps):
+def test_linear_objective_is_climbed_straight_from_zero(norm, steps, name):
     x, w, epsilon = images(), slopes(), 0.2
-    x_adv, _ = climb(x, w, norm=norm, epsilon=epsilon, steps=steps, start="zero")
+    x_adv, _ = climb(x, w, norm=norm, epsilon=epsilon, steps=steps, start="zero", name=name)
     expected = x + min(1, steps * ALPHA) * epsilon * direction(norm, w)
     np.testing.assert_allclose(x_adv, expected, atol=1e-6)
 
@@ -128,10 +129,11 @@ def test_l2_start_has_its_radius_and_any_direction(start, power):
     assert stats.spearmanr(radius, points[:, 0]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("norm", BALLS)
-def test_with_a_key_each_an_image_is_attacked_the_same_alone_and_in_a_batch(norm):
+def test_with_a_key_each_an_image_is_attacked_the_same_alone_and_in_a_batch(norm, name):
     x, w, keys = images(), slopes(), jax.random.split(KEY, 4)
-    attack = pgd(norm, 0.1, 3)
+    attack = ATTACKS[name](norm, 0.1, 3, ALPHA, "ball")
 
     def run(x, w, keys):
         return attack(lambda x: jnp.sin(5 * w * x).sum(AXES), x, keys)
@@ -141,8 +143,8 @@ def test_with_a_key_each_an_image_is_attacked_the_same_alone_and_in_a_batch(norm
     for i in (0, 3):
         alone, alone_health = run(x[i : i + 1], w[i : i + 1], keys[i : i + 1])
         np.testing.assert_allclose(alone[0], together[i], atol=1e-6)
-        for name, value in alone_health.items():
-            np.testing.assert_allclose(value[0], health[name][i], rtol=1e-4, err_msg=name)
+        for key, value in alone_health.items():
+            np.testing.assert_allclose(value[0], health[key][i], rtol=1e-4, err_msg=key)
     swapped, _ = run(x, w, keys[::-1])
     assert np.abs(swapped - together).max() > 1e-3  # the key matters
 
@@ -188,10 +190,11 @@ def test_health_says_how_far_and_how_high_the_attack_came(norm):
     np.testing.assert_allclose(health["zero_grad"], np.full(4, 0.5))
 
 
+@pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("norm", BALLS)
-def test_no_steps_give_back_the_very_input(norm):
+def test_no_steps_give_back_the_very_input(norm, name):
     x = {"a": images()}
-    x_adv, health = pgd(norm, 0.1, 0)(lambda x: x["a"].sum(AXES), x, KEY)
+    x_adv, health = ATTACKS[name](norm, 0.1, 0, ALPHA, "ball")(lambda x: x["a"].sum(AXES), x, KEY)
     assert x_adv is x
     assert health == {}
 

@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     return run
 
 
-RUNS = [("supervised", "l2"), ("rotnet", "linf"), ("mae", "l2")]
+RUNS = [("supervised", "l2"), ("rotnet", "linf"), ("mae", "l2"), ("simclr", "l2")]
 
 
 @pytest.mark.parametrize(("method", "threat"), RUNS)

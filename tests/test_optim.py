@@ -52,6 +52,19 @@ _MAE_ENCODER = tuple(
     for name, kind, layer in ENCODER
     if name != "encoder/pos_embed"
 )
+
+
+def _head(name: str) -> tuple[tuple[str, str, int], ...]:
+    """A Projector's."""
+    return (
+        (f"{name}/fc1/kernel", "matrix", 2),
+        (f"{name}/fc1/bias", "bias", 2),
+        (f"{name}/norm/scale", "norm", 2),
+        (f"{name}/norm/bias", "bias", 2),
+        (f"{name}/fc2/kernel", "matrix", 2),
+    )
+
+
 PARAMETERS = {
     "supervised": _CLASSIFIER,
     "rotnet": _CLASSIFIER,
@@ -68,18 +81,8 @@ PARAMETERS = {
         ("decoder/predict/kernel", "matrix", 2),
         ("decoder/predict/bias", "bias", 2),
     ),
-    "byol": ENCODER
-    + tuple(
-        (f"{head}/{name}", kind, 2)
-        for head in ("projector", "predictor")
-        for name, kind in (
-            ("fc1/kernel", "matrix"),
-            ("fc1/bias", "bias"),
-            ("norm/scale", "norm"),
-            ("norm/bias", "bias"),
-            ("fc2/kernel", "matrix"),
-        )
-    ),
+    "byol": (*ENCODER, *_head("projector"), *_head("predictor")),
+    "simclr": (*ENCODER, *_head("projector")),
 }
 
 

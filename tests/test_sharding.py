@@ -53,9 +53,9 @@ def losses(devices: int, *methods: str) -> np.ndarray:
 SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("mae", "rotnet", "supervised")]
 
 
-@pytest.mark.parametrize("method", ["byol", *SLOW])
+@pytest.mark.parametrize("method", ["byol", "simclr", *SLOW])
 def test_eight_devices_train_as_one(method):
-    """BYOL's BatchNorm is over the whole batch (B20); mixing is by groups, not by device."""
+    """BYOL's BatchNorm is over the whole batch (B20), SimCLR's loss too; mixing is by groups."""
     one, eight = (losses(devices, method) for devices in (1, 8))
     np.testing.assert_allclose(eight, one, rtol=2e-4, atol=1e-5)
     assert len(one) == 4

@@ -1,5 +1,6 @@
 """A run small enough for a test: digits, one narrow block, a handful of steps."""
 
+import importlib
 import json
 import pathlib
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from adv_ssl import recipes
 from adv_ssl.checkpoint import Checkpoints
 
 CHANGES = {
@@ -26,13 +26,15 @@ CHANGES = {
     "log_every": 2,
     "save_every": 2,
 }
+_VIEWS = {
+    "pretrain.task.hidden": 16,
+    "pretrain.task.output": 8,
+    "pretrain.task.view1.jitter_prob": 0.0,  # most of the compilation
+    "pretrain.task.view2.jitter_prob": 0.0,
+}
 OF_METHOD = {
-    "byol": {
-        "pretrain.task.hidden": 16,
-        "pretrain.task.output": 8,
-        "pretrain.task.view1.jitter_prob": 0.0,  # most of the compilation
-        "pretrain.task.view2.jitter_prob": 0.0,
-    },
+    "byol": _VIEWS,
+    "simclr": _VIEWS,
     "mae": {"pretrain.task.width": 8, "pretrain.task.depth": 1, "pretrain.task.heads": 2},
     "supervised": {"pretrain.task.mixing.group": 4},
     "rotnet": {},
@@ -41,7 +43,8 @@ OF_METHOD = {
 
 def config(threat: str = "l2", method: str = "byol", **changes: Any) -> ConfigDict:
     """The tiny configuration; changes are dotted paths with __ for the dots."""
-    return change(recipes.recipe(method, threat, "digits"), CHANGES | OF_METHOD[method], **changes)
+    made = importlib.import_module(f"configs.{method}_{threat}").get_config("digits")
+    return change(made, CHANGES | OF_METHOD[method], **changes)
 
 
 def change(made: ConfigDict, fixed: dict[str, Any], **changes: Any) -> ConfigDict:

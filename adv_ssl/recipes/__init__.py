@@ -5,13 +5,15 @@ The configuration carries its ``sources``, so that the report can print, beside 
 where it comes from and whether the user changed it.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 
 from adv_ssl.errors import UserError
 from adv_ssl.recipes import paper, small
 from adv_ssl.recipes.values import OPEN, OURS, PAPER, Tree, config_dict, merged
 
-METHODS = tuple(paper.PRETRAINING)
+METHODS = tuple(paper.PRETRAINING)  # the paper's; what else there is has its recipe in configs/
 THREATS = ("nominal", "linf", "l2")
 SCALES = ("imagenet", *small.SCALES)
 
@@ -26,17 +28,31 @@ def recipe(method: str, threat: str, argument: str) -> ml_collections.ConfigDict
     _choose("scale", scale, SCALES)
     if variant:
         _choose("variant", variant, ("adamw",) if method == "byol" else ())
-    run, pretrain, finetune = paper.run(), paper.PRETRAINING[method](), paper.finetune()
+    pretrain = paper.PRETRAINING[method]()
     if threat != "nominal":
         radii = paper.RADII if scale == "imagenet" else small.RADII[scale]
         pretrain["attack"] = paper.pgd2(threat, radii[method, threat])
     if variant:
         pretrain = merged(pretrain, paper.byol_adamw())
+    own = {name: made.methods()[method] for name, made in small.SCALES.items()}
+    return assembled(scale, pretrain, own)
+
+
+def assembled(scale: str, pretrain: Tree, own: Mapping[str, Tree]) -> ml_collections.ConfigDict:
+    """Any pre-training, with the fine-tuning and the evaluation that all share.
+
+    Args:
+      scale: ``imagenet``, the paper's, or a key of ``own``.
+      pretrain: at the paper's scale: all the keys of a stage.
+      own: by smaller scale (``SCALES``), what changes beside that which it changes of all methods.
+    """
+    _choose("scale", scale, ("imagenet", *own))
+    run, finetune = paper.run(), paper.finetune()
     if scale != "imagenet":
-        small_run, small_pretrain, small_finetune = small.SCALES[scale]
-        run = merged(run, small_run())
-        pretrain = merged(pretrain, small_pretrain(method))
-        finetune = merged(finetune, small_finetune())
+        made = small.SCALES[scale]
+        run = merged(run, made.run())
+        pretrain = merged(merged(pretrain, made.pretrain()), own[scale])
+        finetune = merged(finetune, made.finetune())
     return config_dict(run | {"pretrain": pretrain, "finetune": finetune})
 
 
@@ -51,7 +67,7 @@ def transfer(optimizer: str, argument: str) -> ml_collections.ConfigDict:
     _choose("scale", scale, SCALES)
     run, stage = paper.run(), paper.TRANSFERS[optimizer]()
     if scale != "imagenet":
-        run = merged(run, small.SCALES[scale][0]())
+        run = merged(run, small.SCALES[scale].run())
     run = merged(run, _transfer_data(name))
     stage["split"] = run.pop("train")
     return config_dict(run | {"pretrain": OURS(None), "finetune": stage})

@@ -48,6 +48,7 @@ def run() -> Tree:
 def pgd2(norm: str, epsilon: Value) -> Tree:
     """The paper's attack: two steps of 5/8 epsilon from a random start."""
     return {
+        "name": PAPER("pgd", "A2"),
         "norm": PAPER(norm, "A3"),
         "epsilon": epsilon,
         "steps": PAPER(2, "A2"),

@@ -1,5 +1,8 @@
 """The same methods made small: what differs from the paper's scale, all of it ours."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from adv_ssl.recipes.values import OURS, Tree, Value
 
 # Suited to the small images: at cifar10 an L2 radius is about the same root mean square per pixel
@@ -76,15 +79,24 @@ def cifar10_run() -> Tree:
     }
 
 
-def cifar10_pretrain(method: str) -> Tree:
-    """Some minutes of each."""
+def cifar10_pretrain() -> Tree:
+    """What all pre-training shares: some minutes of each."""
+    return {
+        "batch_size": OURS(64),
+        "schedule": {"warmup": OURS(0.1)},
+        "optimizer": _adamw(4e-3),
+    }
+
+
+def cifar10_methods() -> dict[str, Tree]:
+    """What each method changes of its own."""
     classifier: Tree = {
         "augment": {"min_area": OURS(0.25), "randaugment": OURS(None)},
         "epochs": OURS(10.0),
         "drop_path": OURS(0.0),
         "ema": {"decay": OURS(0.999), "final_decay": OURS(0.999)},
     }
-    own: dict[str, Tree] = {
+    return {
         "supervised": classifier,
         "rotnet": classifier,
         "mae": {
@@ -98,11 +110,6 @@ def cifar10_pretrain(method: str) -> Tree:
             "epochs": OURS(4.0),
             "ema": {"decay": OURS(0.97, "B22")},
         },
-    }
-    return own[method] | {
-        "batch_size": OURS(64),
-        "schedule": {"warmup": OURS(0.1)},
-        "optimizer": _adamw(4e-3),
     }
 
 
@@ -141,15 +148,20 @@ def digits_run() -> Tree:
     }
 
 
-def digits_pretrain(method: str) -> Tree:
-    """A minute or two of each."""
-    augment: Tree = {"min_area": OURS(0.5), "flip": OURS(False)}
-    classifier: Tree = {
-        "augment": augment | {"randaugment": OURS(None)},
-        "drop_path": OURS(0.0),
-        "ema": {"decay": OURS(0.97), "final_decay": OURS(0.97)},
+def digits_pretrain() -> Tree:
+    """What all pre-training shares: a minute or two of each."""
+    return {
+        "augment": {"min_area": OURS(0.5), "flip": OURS(False)},
+        "batch_size": OURS(128),
+        "epochs": OURS(16.0),
+        "schedule": {"warmup": OURS(0.1)},
+        "optimizer": _adamw(2e-3),
     }
-    weak = {
+
+
+def digits_views() -> Tree:
+    """Heads and colours of a task that compares two views."""
+    weak: Tree = {
         "jitter_prob": OURS(0.5),
         "brightness": OURS(0.2),
         "grayscale_prob": OURS(0.0),
@@ -158,18 +170,21 @@ def digits_pretrain(method: str) -> Tree:
         "blur_prob": OURS(0.2),
         "blur_sigma": OURS((0.1, 1.0)),
     }
-    views = {"hidden": OURS(256), "output": OURS(64), "view1": weak, "view2": weak}
-    own: dict[str, Tree] = {
+    return {"hidden": OURS(256), "output": OURS(64), "view1": weak, "view2": weak}
+
+
+def digits_methods() -> dict[str, Tree]:
+    """What each method changes of its own."""
+    classifier: Tree = {
+        "augment": {"randaugment": OURS(None)},
+        "drop_path": OURS(0.0),
+        "ema": {"decay": OURS(0.97), "final_decay": OURS(0.97)},
+    }
+    return {
         "supervised": classifier,
         "rotnet": classifier,
-        "mae": {"augment": augment, "task": _decoder(32)},
-        "byol": {"augment": augment, "task": views},
-    }
-    return own[method] | {
-        "batch_size": OURS(128),
-        "epochs": OURS(16.0),
-        "schedule": {"warmup": OURS(0.1)},
-        "optimizer": _adamw(2e-3),
+        "mae": {"task": _decoder(32)},
+        "byol": {"task": digits_views()},
     }
 
 
@@ -192,7 +207,16 @@ def digits_finetune() -> Tree:
     }
 
 
+class Scale(NamedTuple):
+    """What a scale changes: of the run, of all pre-training, of the methods', of fine-tuning."""
+
+    run: Callable[[], Tree]
+    pretrain: Callable[[], Tree]
+    methods: Callable[[], dict[str, Tree]]
+    finetune: Callable[[], Tree]
+
+
 SCALES = {
-    "cifar10": (cifar10_run, cifar10_pretrain, cifar10_finetune),
-    "digits": (digits_run, digits_pretrain, digits_finetune),
+    "cifar10": Scale(cifar10_run, cifar10_pretrain, cifar10_methods, cifar10_finetune),
+    "digits": Scale(digits_run, digits_pretrain, digits_methods, digits_finetune),
 }

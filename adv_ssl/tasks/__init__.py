@@ -7,7 +7,8 @@ from jax import Array
 
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import Aux, PyTree, Task
-from adv_ssl.tasks import byol, mae, rotnet, supervised
+from adv_ssl.tasks import byol, mae, rotnet, simclr, supervised
+from adv_ssl.tasks.views import Views
 
 
 class Row(NamedTuple):
@@ -22,10 +23,15 @@ def _input(x: Array, context: Any, aux: Aux) -> dict[str, Array]:
     return {"input": x}
 
 
+def _first_view(x: Views, context: Any, aux: Aux) -> dict[str, Array]:
+    return {"input": x.view1}
+
+
 TASKS = {
-    "byol": Row(byol.Byol, byol.make, lambda x, context, aux: {"input": x.view1}),
+    "byol": Row(byol.Byol, byol.make, _first_view),
     "mae": Row(mae.Mae, mae.make, mae.pictures),
     "rotnet": Row(rotnet.RotNet, rotnet.make, _input),
+    "simclr": Row(simclr.SimClr, simclr.make, _first_view),
     "supervised": Row(supervised.Supervised, supervised.make, _input),
 }
 

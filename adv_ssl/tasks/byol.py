@@ -1,18 +1,17 @@
 """BYOL: predict what an average of one's own past says of another view of the image (paper B.2)."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from adv_ssl.data.photometric import Photometric, augment
-from adv_ssl.errors import UserError
+from adv_ssl.data.photometric import Photometric
 from adv_ssl.keys import named
 from adv_ssl.models.heads import Projector
 from adv_ssl.models.vit import ViT, apply, encode, init_encoder
-from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task, pixels
+from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
+from adv_ssl.tasks.views import Views, check_widths, cosine, feature_std, two_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +25,7 @@ class Byol:
     views: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "output"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more.")
-
-
-class Views(NamedTuple):
-    """An array for each view of a batch: images [B, H, W, 3] or target projections [B, output]."""
-
-    view1: Array
-    view2: Array
+        check_widths(self.hidden, self.output)
 
 
 def make(options: Byol, encoder: ViT, classes: int) -> Task:
@@ -60,11 +50,7 @@ def make(options: Byol, encoder: ViT, classes: int) -> Task:
 
     def prepare(params: PyTree, ema: PyTree, batch: Batch, key: Array) -> Prepared:
         del params
-        images = pixels(batch)
-        views = Views(
-            augment(images[:, 0], named(key, "view1"), options.view1),
-            augment(images[:, 1], named(key, "view2"), options.view2),
-        )
+        views = two_views(batch, key, options.view1, options.view2)
         targets = Views(*(project(ema, view, None)[0] for view in views))
         return Prepared(*jax.lax.stop_gradient((views, targets)))
 
@@ -80,23 +66,3 @@ def make(options: Byol, encoder: ViT, classes: int) -> Task:
         return losses1 + losses2, {"feature_std": feature_std(features)}
 
     return Task(init, prepare, loss)
-
-
-def normalise(x: Array) -> Array:
-    """[B, D] -> rows of length 1, in float32, safe at 0 (A22)."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
-
-
-def cosine(a: Array, b: Array) -> Array:
-    """Cosine of the angle between the rows: [B, D], [B, D] -> [B]."""
-    return (normalise(a) * normalise(b)).sum(-1)
-
-
-def feature_std(features: Array) -> Array:
-    """The collapse meter: 0 where all images have one feature, about 1 where they spread evenly.
-
-    Standard deviation over the batch of the features scaled to length 1, times sqrt(D), averaged
-    over the D dimensions.
-    """
-    return normalise(features).std(axis=0).mean() * features.shape[-1] ** 0.5
