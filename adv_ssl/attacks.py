@@ -185,4 +185,6 @@ def _per_example(measure: Callable[[Array], Array], tree: PyTree) -> Array:
 
 
 # The attacks of ``attack.name`` in a configuration: each takes the arguments of ``pgd``.
-ATTACKS: dict[str, Callable[[str, float, int, float, str], Attack]] = {"pgd": pgd}
+ATTACKS: dict[str, Callable[[str, float, int, float, str], Attack]] = {
+    "pgd": pgd,
+}

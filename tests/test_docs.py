@@ -1,4 +1,4 @@
-"""docs/method.md: all ids that recipes cite are there, and all that it cites of the code exists."""
+"""docs/method.md and the recipes and code that cite each other; the attack in CONTRIBUTING.md."""
 
 import ast
 import functools
@@ -6,12 +6,15 @@ import importlib
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from adv_ssl import recipes
+from adv_ssl import attacks, recipes
 
 PAGE = (ROOT / "docs" / "method.md").read_text()
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 # What defines an id: a row "| id | flag |"; in section I and of the paper's parts a first cell.
 DEFINED = re.findall(
     r"^\| (\w[^|]*?) \| (?:PAPER|REF|OPEN|derived|trap|-)[ ,]|^\| (I\d+) \| [^`]|\| (P:[\w.]+) \|",
@@ -67,3 +70,35 @@ def test_what_the_page_cites_of_code_and_tests_is_there(pattern, folders):
     for file, name in references:
         paths = [ROOT / folder / file for folder in folders]
         assert any(path.exists() and name in names(path) for path in paths), (file, name)
+
+
+@pytest.mark.parametrize("norm", attacks.BALLS)
+def test_the_attack_that_the_guide_adds_is_mi_fgsm(norm):
+    """Of Dong et al. 2018, Algorithm 1, and its L2 form: written out."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    space = dict(vars(attacks))
+    exec(code, space)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 0.9, (3, 4, 4)).astype(np.float32)
+    slopes, bends = rng.standard_normal((2, *x.shape)).astype(np.float32)
+    epsilon, steps, alpha = 0.3, 5, 0.3
+
+    def objective(x):
+        return (slopes * x - 3 * bends * x**2).sum((1, 2))
+
+    attack = space["momentum"](norm, epsilon, steps, alpha, "zero")
+    x_adv, _ = jax.jit(lambda x: attack(objective, x, jax.random.key(0)))(x)
+    for start, start_slopes, start_bends, end in zip(x, slopes, bends, x_adv, strict=True):
+        point, memory = start.astype(np.float64), 0.0
+        for _ in range(steps):
+            gradient = start_slopes - 6 * start_bends * point
+            memory = memory + gradient / np.abs(gradient).sum()
+            way = np.sign(memory) if norm == "linf" else memory / np.linalg.norm(memory)
+            delta = point + alpha * epsilon * way - start
+            length = np.linalg.norm(delta)
+            if norm == "linf":
+                delta = np.clip(delta, -epsilon, epsilon)
+            elif length > epsilon:
+                delta = delta * epsilon / length
+            point = np.clip(start + delta, 0, 1)
+        np.testing.assert_allclose(end, point, atol=1e-5)

@@ -55,6 +55,22 @@ def test_radii_are_those_of_table_1_and_all_else_is_the_nominal_recipe(name):
     assert vars(made.pretrain) | {"attack": None} == vars(nominal.pretrain)
 
 
+def test_simclr_is_byol_but_for_its_task():
+    made, byol = load("simclr_l2", "imagenet"), load("byol_l2", "imagenet")
+    task = made.pretrain.task
+    assert (task.temperature, task.hidden, task.output) == (0.1, 2048, 128)
+    assert task.view1 == task.view2
+    assert (task.view1.blur_prob, task.view1.solarize_prob) == (0.5, 0.0)
+    assert made.pretrain.ema is None
+    rest = {"task": None, "ema": None}
+    assert vars(made.pretrain) | rest == vars(byol.pretrain) | rest
+    assert made.finetune == byol.finetune
+    small = load("simclr_l2", "digits").pretrain
+    assert (small.task.temperature, small.task.hidden, small.attack.epsilon) == (0.5, 256, 0.125)
+    with pytest.raises(UserError, match=r"scale 'digit'.*choose from imagenet, cifar10, digits"):
+        load("simclr_l2", "digit")
+
+
 # method: images, epochs, peak rate, decay, b1 or momentum, b2, share of warm-up, drop path
 TRAINING = {
     "supervised": (300, 1.6e-3, 0.3, 0.9, 0.95, 20 / 300, 0.1),
