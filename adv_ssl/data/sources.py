@@ -4,11 +4,13 @@ All three are random access, so that the loader can be a pure function of (seed,
 understand TFDS's split slices: ``train[:10%]``, ``train[10%:]``, ``train[:5000]``.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Folders of images taken for a split, and the split they are
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 UNLABELLED = -1
+# From 89 million pixels on Pillow only warns, and takes a gigabyte: such a file is refused
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,28 +174,62 @@ def _folder(name: str, split: str) -> Source:
     Files are in the order of that hash: a slice of a split has all classes mixed. Hidden files and
     files of other types are skipped.
     """
-    root = pathlib.Path(name.removeprefix("folder:")).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{name}: there is no folder {root}; give the path of a folder of images.")
-    folders = _split_folders(name, root)
-    if folders:
-        files = {key: _files(folder) for key, folder in folders.items()}
-    else:
-        files = _divide(name, root)
-        folders = dict.fromkeys(files, root)
-    parts = _select(name, split, {key: [len(paths)] for key, paths in files.items()})
-    chosen = [(folders[key], path) for key, part in parts for path in files[key][part]]
-    labelled = all(_subfolders(folders[key]) for key, _ in parts)
-    # Over all splits: a class that one of them lacks must not shift the labels of the others.
-    classes = {child for folder in folders.values() for child in _subfolders(folder)}
-    names = tuple(sorted(classes)) if labelled else ()
+    found = folder(name)
+    parts = _select(name, split, {key: [len(paths)] for key, paths in found.files.items()})
+    chosen = [(found.roots[key], path) for key, part in parts for path in found.files[key][part]]
+    labelled = all(_subfolders(found.roots[key]) for key, _ in parts)
+    names = found.classes if labelled else ()
     index = {child: label for label, child in enumerate(names)}
 
     def read(i: int) -> tuple[np.ndarray, int]:
-        folder, path = chosen[i]
-        return decode(path), index.get(path.relative_to(folder).parts[0], UNLABELLED)
+        root, path = chosen[i]
+        return decode(path), index.get(path.relative_to(root).parts[0], UNLABELLED)
 
     return Source(Records(f"{name} {split}", len(chosen), len(names), read), len(names), names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The images of a folder, by split."""
+
+    roots: dict[str, pathlib.Path]  # of each split
+    files: dict[str, list[pathlib.Path]]  # of each split, in hash order
+    # Over all splits: a class that one of them lacks must not shift the labels of the others
+    classes: tuple[str, ...]
+
+
+def folder(name: str) -> Folder:
+    """Lists the images of ``folder:/path``; none is opened.
+
+    Raises:
+      UserError: no such folder, no images, a class without images, or something in it cannot be
+        listed.
+    """
+    root = pathlib.Path(name.removeprefix("folder:")).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{name}: there is no folder {root}; give the path of a folder of images.")
+    try:
+        roots = _split_folders(name, root)
+        if roots:
+            files = {key: _files(child) for key, child in roots.items()}
+        else:
+            files = _divide(name, root)
+            roots = dict.fromkeys(files, root)
+        classes = sorted({child for root in roots.values() for child in _subfolders(root)})
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be listed ({error.strerror}); repair or remove it."
+        ) from error
+    seen = {
+        path.parts[len(roots[key].parts)] for key, paths in files.items() for path in paths
+    }  # much faster than relative_to
+    empty = [child for child in classes if child not in seen]
+    if empty:
+        raise UserError(
+            f"{name}: the folder {empty[0]} has no images, though each folder is a class; files "
+            f"end in {', '.join(SUFFIXES)}. Remove the folder, or put its images in."
+        )
+    return Folder(roots, files, tuple(classes))
 
 
 def _split_folders(name: str, root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -277,15 +315,28 @@ def decode(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: the file cannot be read, or is no image.
     """
+    with opened(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16-bit grey, which Pillow's conversion would clip
+            grey = np.round(np.asarray(image) / 257).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        return np.asarray(image.convert("RGB"))
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path) -> Iterator[Image.Image]:
+    """An image file whose header has been read.
+
+    Raises:
+      UserError: whatever fails here or in the body, as one line that names the file.
+    """
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey, which Pillow's conversion would clip
-                grey = np.round(np.asarray(image) / 257).clip(0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=-1)
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("no file, or a link to nowhere")
+        with Image.open(path) as image:
             if image.mode == "F":
                 raise ValueError("floating-point images have no known range")
-            return np.asarray(image.convert("RGB"))
+            yield image
     except Exception as error:  # on a broken file Pillow's decoders raise almost anything
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable image ({reason}); repair or remove it.") from error
@@ -294,22 +345,25 @@ def decode(path: pathlib.Path) -> np.ndarray:
 # ---- TensorFlow Datasets --------------------------------------------------------------------
 
 
-def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
-    """A set which TFDS has prepared as array_record, read without TensorFlow."""
-    # Read now: TFDS itself looks at the variable only when it is imported
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    folder = os.path.expanduser(folder)
+class NotPrepared(UserError):
+    """A TFDS set that is not there at all, as opposed to one that is damaged."""
+
+
+def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
+    """A set which TFDS has prepared as array_record; reading it needs no TensorFlow.
+
+    Raises:
+      NotPrepared: there is no such set in ``data_dir``.
+      UserError: its metadata are damaged, or it is in a format without random access.
+    """
+    folder = tfds_folder(data_dir)
     exact = re.sub(r":\d+\.\*$", r"\g<0>.*", name)  # TFDS writes 5.* as 5.*.*
-    command = (
-        "prepare it once, where TensorFlow is installed: "
-        f"tfds build {name if '*' not in name else name.split(':')[0]} --file_format=array_record "
-        f"--data_dir={folder}"
-    )
+    command = _build(name, folder)
     try:
         # Files alone: neither code of the set nor the network, whatever its name
         builder = read_only_builder.builder_from_files(exact, data_dir=folder)
     except ValueError:  # not found, or not a name
-        raise UserError(
+        raise NotPrepared(
             f"data set {name!r} (digits, folder:/path or a TFDS name) is not prepared in {folder}; "
             f"{command}"
         ) from None
@@ -319,12 +373,33 @@ def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
             f"data set {name!r} in {folder} cannot be read ({type(error).__name__}: {reason}); "
             f"name another data.dir, or {command}"
         ) from error
-    info = builder.info
-    if "array_record" not in {f.value for f in info.available_file_formats()}:
+    if "array_record" not in {f.value for f in builder.info.available_file_formats()}:
         raise UserError(
-            f"data set {name!r} is prepared in {builder.data_dir} as {info.file_format.value}, "
-            f"which has no random access: move that folder away, then {command}"
+            f"data set {name!r} is prepared in {builder.data_dir} as "
+            f"{builder.info.file_format.value}, which has no random access: move that folder away, "
+            f"then {command}"
         )
+    return builder
+
+
+def tfds_folder(data_dir: str) -> str:
+    """Where TFDS's sets are: ``data_dir``, or if it is "" $TFDS_DATA_DIR or TFDS's default."""
+    # Read now: TFDS itself looks at the variable only when it is imported
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return os.path.expanduser(folder)
+
+
+def _build(name: str, folder: str) -> str:
+    return (
+        "prepare it once, where TensorFlow is installed: "
+        f"tfds build {name if '*' not in name else name.split(':')[0]} --file_format=array_record "
+        f"--data_dir={folder}"
+    )
+
+
+def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
+    builder = prepared(name, data_dir)
+    info, command = builder.info, _build(name, tfds_folder(data_dir))
     parts = _select(name, split, {key: value.shard_lengths for key, value in info.splits.items()})
     for path in (path for key, _ in parts for path in info.splits[key].filepaths):
         if not path.exists():

@@ -106,6 +106,7 @@ def eval_crop(image: np.ndarray, short_side: int, size: int) -> np.ndarray:
     """
     if short_side == 0:
         return resize(image, size, size)
+    image = _within(image, 16)
     height, width = image.shape[:2]
     short = min(height, width)
     if short != short_side:
@@ -113,6 +114,14 @@ def eval_crop(image: np.ndarray, short_side: int, size: int) -> np.ndarray:
         image = resize(image, height, width)
     top, left = round((height - size) / 2), round((width - size) / 2)
     return image[top : top + size, left : left + size]
+
+
+def _within(image: np.ndarray, ratio: int) -> np.ndarray:
+    """Its middle, no longer than so many short sides: a line of pixels would fill the memory."""
+    height, width = image.shape[:2]
+    longest = ratio * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return image[top : top + longest, left : left + longest]
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""Prepares a data set of TFDS as array_record."""
+
+import errno
+import logging
+import pathlib
+import re
+import signal
+import sys
+
+import tensorflow_datasets as tfds
+
+from adv_ssl.data import sources
+from adv_ssl.doctor import check
+from adv_ssl.doctor.sets import Set
+from adv_ssl.errors import UserError
+from adv_ssl.train import Preempted
+
+_log = logging.getLogger("adv_ssl")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def prepare(known: Set, data_dir: str) -> None:
+    """Makes what is missing of a set; returns when it is ready.
+
+    A set appears in its folder at once and whole: TFDS writes beside it, into incomplete.*.
+
+    Raises:
+      UserError: it cannot be prepared, or what is there is not whole.
+      Preempted: on Ctrl-C or SIGTERM; what has been downloaded is kept.
+    """
+    parts = {name: check.check_part(known, name, data_dir, False) for name in known.parts}
+    for part in parts.values():
+        if part.state == check.WRONG:
+            raise UserError(
+                f"{known.name} is there, but wrong ({'; '.join(part.problems)[:200]}): move "
+                f"{part.folder} away, then start the same command again."
+            )
+    missing = [name for name, part in parts.items() if part.state == check.MISSING]
+    if missing:
+        _check_needs(known)
+        _check_by_hand(known, data_dir)
+    for name in missing:
+        _log.info("%s: %s", name, "; ".join(check.requirements(known, data_dir)))
+        _prepare(name, data_dir)
+        part = check.check_part(known, name, data_dir, False)
+        if part.state != check.READY:
+            raise UserError(
+                f"{name} was prepared, but is {part.state} ({'; '.join(part.problems)[:200]}): "
+                f"move {part.folder} away, and see that the originals are whole."
+            )
+
+
+def _check_needs(known: Set) -> None:
+    """UserError with the line that installs what is not there."""
+    absent = known.absent()
+    if absent:
+        raise UserError(
+            f"preparing {known.name} needs {' and '.join(absent)}, reading it does not: "
+            f"pip install {' '.join(absent)}"
+        )
+
+
+def _check_by_hand(known: Set, data_dir: str) -> None:
+    manual = pathlib.Path(sources.tfds_folder(data_dir), "downloads", "manual")
+    absent = [name for name in known.facts.by_hand if not (manual / name).exists()]
+    if absent:
+        raise UserError(
+            f"{known.name} cannot be downloaded without you: put {' and '.join(absent)} into "
+            f"{manual} ({known.facts.terms}), then start the same command again."
+        )
+
+
+def _prepare(name: str, data_dir: str) -> None:
+    """One set, by TFDS's own code, from its own address."""
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # TFDS tries an address ten times
+    handlers = {n: signal.signal(n, signal.default_int_handler) for n in _SIGNALS}
+    folder = sources.tfds_folder(data_dir)
+    exact = re.sub(r":(\d+)\.\*$", r":\1.*.*", name)
+    try:
+        builder = tfds.builder(exact, data_dir=folder)
+        config = tfds.download.DownloadConfig(try_download_gcs=False)  # there it is tfrecord
+        builder.download_and_prepare(file_format="array_record", download_config=config)
+    except KeyboardInterrupt:
+        raise Preempted from None
+    except Exception as error:  # of TFDS and of the network's libraries: almost anything
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{name} could not be prepared ({type(error).__name__}: {reason}). Where the network "
+            f"fails or an address is dead, put {_originals(exact, folder)} into "
+            f"{folder}/downloads/manual yourself; then start the same command again."
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _originals(name: str, folder: str) -> str:
+    """The files that TFDS would fetch: it takes those of downloads/manual, by their checksums."""
+    infos = tfds.builder(name, data_dir=folder).url_infos or {}
+    return " and ".join(sorted(info.filename for info in infos.values() if info.filename))

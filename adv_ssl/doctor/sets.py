@@ -1,0 +1,107 @@
+"""Every data set that a configuration or a suite needs, with what a whole one holds (spec E, F).
+
+Names, versions, test splits, class lists and labels come from the table of the suites; what stands
+here is what only somebody who prepares a set needs.
+"""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from adv_ssl.data.sources import LABEL, Labels
+from adv_ssl.errors import UserError
+from adv_ssl.evaluation.suites import SUITES, Row
+
+IMAGENET_TERMS = "a free account at https://image-net.org/download-images, for research alone"
+# What TFDS imports to prepare any set, and does not name as its dependency
+_TFDS_NEEDS = ("importlib_resources",)
+_MODULES = {"scikit-image": "skimage"}  # where it is not the package's name
+_VALIDATION = ("ILSVRC2012_img_val.tar",)
+
+
+class Facts(NamedTuple):
+    """What the suites do not say about a set."""
+
+    classes: int
+    disk: int  # bytes of the prepared set: TFDS's catalogue; of the corrupted sets an estimate
+    download: int = 0  # bytes that TFDS fetches by itself, by its own checksum files
+    train: Mapping[str, int] = {}  # images in each split that the suites do not score
+    by_hand: tuple[str, ...] = ()  # what must lie in downloads/manual before
+    terms: str = ""  # where from, or under which licence
+    needs: tuple[str, ...] = ("tensorflow",)  # packages, beside the project's, to prepare it
+
+
+FACTS = {
+    "imagenet2012": Facts(
+        1000, 167_332_000_000, train={"train": 1_281_167},
+        by_hand=("ILSVRC2012_img_train.tar", *_VALIDATION), terms=IMAGENET_TERMS,
+    ),
+    "imagenet2012_real": Facts(1000, 6_711_000_000, 388_478, by_hand=_VALIDATION,
+                               terms=IMAGENET_TERMS),
+    "imagenet_v2": Facts(1000, 1_246_000_000, 1_264_079_360),
+    "imagenet_a": Facts(1000, 690_000_000, 687_552_512),
+    "imagenet_r": Facts(1000, 2_190_000_000, 2_191_079_936),
+    "imagenet_sketch": Facts(1000, 7_600_000_000, 7_593_573_012, needs=()),
+    "geirhos_conflict_stimuli": Facts(1000, 137_000_000, 161_437_859, terms="CC BY 4.0"),
+    "imagenet2012_corrupted": Facts(
+        1000, 90_000_000_000, 2_080_003, by_hand=_VALIDATION, terms=IMAGENET_TERMS,
+        needs=("tensorflow", "scikit-image"),
+    ),
+    "cifar10": Facts(10, 139_000_000, 170_052_171, {"train": 50_000}),
+    "cifar100": Facts(100, 138_000_000, 168_513_733, {"train": 50_000}),
+    "sun397": Facts(397, 1_990_000_000, 39_095_590_629, {"train": 76_128, "validation": 10_875}),
+    "resisc45": Facts(
+        45, 427_800_000, train={"train": 31_500}, by_hand=("NWPU-RESISC45",),
+        terms="a .rar from https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, unpacked",
+    ),
+    "dmlab": Facts(6, 3_361_000_000, 3_017_022_789, {"train": 65_550, "validation": 22_628}),
+}  # fmt: skip
+
+
+class Set(NamedTuple):
+    """A data set; the 75 corrupted ones are one."""
+
+    name: str
+    parts: tuple[str, ...]  # of TFDS, with versions
+    splits: dict[str, int]  # images in each split of each part
+    labels: Labels
+    imagenet: bool  # its classes are the 1000 sorted WNIDs; otherwise sorted names
+    facts: Facts
+
+    def absent(self) -> list[str]:
+        """The packages that preparing the set needs and that are not installed."""
+        needs = {name: _MODULES.get(name, name) for name in (*self.facts.needs, *_TFDS_NEEDS)}
+        return [name for name, module in needs.items() if not importlib.util.find_spec(module)]
+
+
+def _set(name: str) -> Set:
+    rows = [row for suite in SUITES.values() for row in suite if _base(row) == name]
+    scored = {row.split: row.images for row in rows if "[" not in row.split}
+    return Set(
+        name,
+        tuple(dict.fromkeys(row.dataset for row in rows)),
+        {**FACTS[name].train, **scored},
+        next((row.labels for row in rows), LABEL),
+        any(row.classes == "imagenet" for row in rows),
+        FACTS[name],
+    )
+
+
+def _base(row: Row) -> str:
+    return row.dataset.split(":")[0].split("/")[0]
+
+
+SETS = {name: _set(name) for name in FACTS}
+
+
+def find(name: str) -> Set:
+    """A set by its name. UserError: there is none."""
+    if name not in SETS:
+        close = difflib.get_close_matches(name, SETS, 1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise UserError(
+            f"{name}: no such data set; {meant}choose from digits, {', '.join(SETS)}, or give the "
+            "path of a folder of images."
+        )
+    return SETS[name]
