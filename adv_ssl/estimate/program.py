@@ -1,0 +1,107 @@
+"""The step that training runs, as shapes alone: to be counted, compiled or timed."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from adv_ssl import sharding, train
+from adv_ssl import stage as stages
+from adv_ssl.config import Config, Stage
+from adv_ssl.data import sources
+from adv_ssl.errors import UserError
+from adv_ssl.estimate.flops import matmul_flops
+from adv_ssl.task import PyTree
+from adv_ssl.tasks.supervised import Supervised
+
+# (images, classes) of whole training splits: an estimate needs no image.
+PUBLISHED = {
+    "imagenet2012": (1_281_167, 1000),
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+}
+STAGES = ("pretrain", "finetune")
+
+
+class Run(NamedTuple):
+    """One stage of a run, and how long it is."""
+
+    config: Config
+    stage: Stage
+    classes: int
+    steps: int
+
+
+class Program(NamedTuple):
+    """A step on a mesh, and the shapes and places of what it takes."""
+
+    step: Any  # jitted: (state, batch, key) -> (state, metrics)
+    arguments: tuple[PyTree, PyTree, PyTree]
+
+
+def runs(config: Config) -> dict[str, Run]:
+    """The stages that a configuration trains, by name.
+
+    Raises:
+      UserError: the data set is neither one of ``PUBLISHED`` nor at hand.
+    """
+    trained = {"finetune": config.finetune}
+    if config.pretrain and not config.weights:
+        trained = {"pretrain": config.pretrain} | trained
+    made = {}
+    for name, stage in trained.items():
+        images, classes = _size(config, stage)
+        if images < stage.batch_size:
+            raise UserError(
+                f"config.{name}.batch_size={stage.batch_size} is more than the {images} images of "
+                f"{config.data.name} {stage.split}: lower it, or take a larger split."
+            )
+        if classes or not isinstance(stage.task, Supervised):
+            made[name] = Run(config, stage, classes, stages.total_steps(stage, images))
+    return made
+
+
+def make(run: Run, mesh: Mesh) -> Program:
+    """The program of a stage's step on a mesh, whose devices need not be here."""
+    made = recipe(run)
+    state, batch, key = _shapes(made, run)
+    step, where = stages.make_step(made, state, run.config.fsdp, mesh)
+    split, whole = sharding.rows(mesh), sharding.whole(mesh)
+    places = where, jax.tree.map(lambda _: split, batch), whole
+    return Program(step, sharding.with_shardings((state, batch, key), places))
+
+
+def flops(run: Run) -> int:
+    """FLOPs of the matrix products of one step."""
+    made = recipe(run)
+    step = functools.partial(train.train_step, made)
+    return matmul_flops(jax.make_jaxpr(step)(*_shapes(made, run)).jaxpr)
+
+
+def recipe(run: Run) -> train.Recipe:
+    """What the stage's step needs beside its state."""
+    task = stages.make_task(run.config, run.stage, run.classes)
+    return stages.make_recipe(run.stage, task, run.steps)
+
+
+def _size(config: Config, stage: Stage) -> tuple[int, int]:
+    """(images, classes) of a stage's split."""
+    name = config.data.name.partition(":")[0]
+    if name in PUBLISHED and stage.split == "train":
+        return PUBLISHED[name]
+    source = sources.load(config.data.name, stage.split, config.data.dir)
+    return len(source.records), source.num_classes
+
+
+def _shapes(made: train.Recipe, run: Run) -> tuple[PyTree, PyTree, PyTree]:
+    """The shapes of a step's state, batch and key."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(functools.partial(stages.random_state, run.stage, made), key)
+    size, side, views = run.stage.batch_size, run.config.model.image_size, run.stage.task.views
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, *[views] * (views > 1), side, side, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+    return state, batch, key
