@@ -25,18 +25,22 @@ def _of_equation(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left, out = equation.invars[0].aval, equation.outvars[0].aval
-        return 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
+        left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+        return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        out, kernel = equation.outvars[0].aval, equation.invars[1].aval
-        outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(out.shape) * math.prod(kernel.shape) // outputs
+        out, kernel = _shape(equation.outvars[0]), _shape(equation.invars[1])
+        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * math.prod(out) * math.prod(kernel) // outputs
     inner = [matmul_flops(jaxpr) for jaxpr in _inside(params.values())]
     if name in ("while", "pallas_call") and any(inner):
         raise ValueError(f"matrix products in a {name}: how often they run is not known.")
     if name == "cond":
         return max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _inside(values: Any) -> Iterator[Jaxpr]:

@@ -13,8 +13,8 @@ from adv_ssl import stage as stages
 from adv_ssl.estimate import program
 from adv_ssl.estimate.program import Run
 
-STEPS = 3  # timed, after the one that compiles
-CAREFUL = 32  # images at once on a CPU: a step of ViT-B/16 on more is minutes
+STEPS = 3  # timed, after one that warms up
+CPU_STEP = 2e12  # FLOP: of a step that is not too long to wait for on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,12 @@ class Timed:
     memory: int  # bytes of a device at its fullest, with ``batch_size``
 
 
-def timed(run: Run) -> Timed:
-    """Runs the step of a stage on as many images as are reasonable here; scales by their number."""
-    whole = run.stage.batch_size
-    unit = math.lcm(run.stage.group * run.stage.accumulation, jax.device_count())
-    few = whole if jax.default_backend() != "cpu" else min(whole, max(unit, CAREFUL // unit * unit))
+def timed(run: Run, flops: int) -> Timed:
+    """Runs a stage's step, which has so many FLOPs; on a CPU on fewer images, scaled by them."""
+    whole, few = run.stage.batch_size, run.stage.batch_size
+    if jax.default_backend() == "cpu":
+        unit = math.lcm(run.stage.group * run.stage.accumulation, jax.device_count())
+        few = min(whole, max(unit, int(whole * CPU_STEP / flops) // unit * unit))
     run = run._replace(stage=dataclasses.replace(run.stage, batch_size=few))
     mesh = sharding.mesh()
     made = program.make(run, mesh)

@@ -57,10 +57,10 @@ class Instruction(NamedTuple):
         """Bytes that all its runs read from HBM and write to it."""
         if self.kind in _FREE or self.kind.endswith("-done"):
             return 0
-        arrays = *self.results, *self.operands
-        if self.kind.endswith("-start"):  # results: where from and where to, the smaller one whole
-            arrays = self.results[:2]
-            arrays = [a._replace(bytes=min(b.bytes for b in arrays)) for a in arrays]
+        if self.kind.endswith("-start"):  # from the first to the second, a part of one of them
+            ends = self.results[:2]
+            return self.times * min(a.bytes for a in ends) * sum(not a.near for a in ends)
+        arrays = (*self.results, *self.operands)
         return self.times * sum(a.bytes for a in arrays if not a.near)
 
     @property
@@ -75,7 +75,7 @@ class Traffic(NamedTuple):
 
     kind: str
     dtype: str
-    count: int
+    arrays: int
     bytes: int  # of the results
 
 

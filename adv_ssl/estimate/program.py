@@ -66,7 +66,7 @@ def runs(config: Config) -> dict[str, Run]:
 def make(run: Run, mesh: Mesh) -> Program:
     """The program of a stage's step on a mesh, whose devices need not be here."""
     made = recipe(run)
-    state, batch, key = _shapes(made, run)
+    state, batch, key = shapes(made, run)
     step, where = stages.make_step(made, state, run.config.fsdp, mesh)
     split, whole = sharding.rows(mesh), sharding.whole(mesh)
     places = where, jax.tree.map(lambda _: split, batch), whole
@@ -77,7 +77,7 @@ def flops(run: Run) -> int:
     """FLOPs of the matrix products of one step."""
     made = recipe(run)
     step = functools.partial(train.train_step, made)
-    return matmul_flops(jax.make_jaxpr(step)(*_shapes(made, run)).jaxpr)
+    return matmul_flops(jax.make_jaxpr(step)(*shapes(made, run)).jaxpr)
 
 
 def recipe(run: Run) -> train.Recipe:
@@ -95,7 +95,7 @@ def _size(config: Config, stage: Stage) -> tuple[int, int]:
     return len(source.records), source.num_classes
 
 
-def _shapes(made: train.Recipe, run: Run) -> tuple[PyTree, PyTree, PyTree]:
+def shapes(made: train.Recipe, run: Run) -> tuple[PyTree, PyTree, PyTree]:
     """The shapes of a step's state, batch and key."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(functools.partial(stages.random_state, run.stage, made), key)

@@ -1,0 +1,145 @@
+"""What a run will take, before it is begun.
+
+python -m adv_ssl.estimate --config=configs/byol_l2.py[:SCALE] [--topology=v5e:8x8] [--largest]
+    [--stage=pretrain|finetune] [--price=1.2] [--config.KEY=VALUE ...]
+python -m adv_ssl.estimate --all [--topology=v5e:8x8]
+
+FLOPs, memory, time, chip-hours. Without a topology the real step is timed on this machine, on
+noise; with one it is compiled for that slice of a TPU pod, by libtpu, which needs no TPU:
+pip install -e .[estimate]. --all is a table of the twelve recipes: with a topology half an hour.
+Exit codes: 0 done; 2 a mistake, told in one line.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import flags
+
+from adv_ssl import command, config_flag, recipes
+from adv_ssl.command import leave
+from adv_ssl.config import parse
+from adv_ssl.errors import UserError
+from adv_ssl.estimate import costs, program
+from adv_ssl.estimate.chips import Topology, topology
+from adv_ssl.estimate.costs import Estimate, OnPod
+
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A slice of a TPU pod, as v5e:8x8.")
+_STAGE = flags.DEFINE_enum("stage", None, program.STAGES, "One of them; default: both.")
+_ALL = flags.DEFINE_bool("all", False, "A table of the twelve recipes at the paper's scale.")
+_LARGEST = flags.DEFINE_bool("largest", False, "Also search the largest batch a chip has room for.")
+_PRICE = flags.DEFINE_float("price", None, "Of a chip-hour, in any currency.", lower_bound=0)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    rest = config_flag.parse_flags(argv)
+    if (config_flag.value() is None) != _ALL.value:
+        leave("say either --config=FILE[:SCALE] or --all.")
+    if not _TOPOLOGY.value and (_LARGEST.value or _PRICE.value is not None):
+        leave("--largest and --price need --topology=CHIP:AxB: they are of the chips of a pod.")
+    return rest
+
+
+def _work(_: Sequence[str]) -> None:
+    where = topology(_TOPOLOGY.value) if _TOPOLOGY.value else None
+    if _ALL.value:
+        for line in _table(where):
+            print(line, flush=True)
+        return
+    raw = _plain(config_flag.value())
+    runs = program.runs(parse(raw))
+    if _STAGE.value and _STAGE.value not in runs:
+        raise UserError(f"--stage={_STAGE.value}: this run trains only {', '.join(runs)}.")
+    print("An estimate: nothing of it was measured on a pod." if where else "An estimate.")
+    for name in [_STAGE.value] if _STAGE.value else runs:
+        made = costs.on_pod(raw, name, where) if where else costs.timed(runs[name], name)
+        for line in _lines(name, made):
+            print(line, flush=True)
+        if where and _LARGEST.value:
+            room = costs.largest(raw, name, where)
+            print(f"  largest   {room} images a chip, by doubling")
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key != "sources"}
+
+
+def _table(where: Topology | None) -> Iterable[str]:
+    """Markdown: the twelve recipes' pre-training, and the fine-tuning that all of them share."""
+    head = ["recipe", "GFLOP an image", "steps", "EFLOP"]
+    if where:
+        head += ["GiB a chip", "s a step", "of peak", "chip-hours"]
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    names = [(method, threat) for method in recipes.METHODS for threat in recipes.THREATS]
+    for method, threat in names:
+        yield _row(
+            f"{method}_{threat}", recipes.recipe(method, threat, "imagenet"), "pretrain", where
+        )
+    yield _row("fine-tuning", recipes.recipe(*names[0], "imagenet"), "finetune", where)
+
+
+def _row(name: str, config: Any, stage: str, where: Topology | None) -> str:
+    raw = _plain(config)
+    if where:
+        made = costs.on_pod(raw, stage, where)
+    else:
+        made = costs.counted(program.runs(parse(raw))[stage])
+    images = made.run.stage.batch_size
+    cells = [
+        name,
+        f"{made.flops / images / 1e9:.1f}",
+        f"{made.run.steps:,}",
+        f"{made.flops * made.run.steps / 1e18:.1f}",
+    ]
+    if made.pod:
+        cells.append(f"{made.pod.compiled.memory / 2**30:.1f}")
+        if made.chip_hours is None:
+            cells += ["does not fit", "", ""]
+        else:
+            cells += [f"{made.seconds:.3f}", f"{made.pod.share:.0%}", f"{made.chip_hours:,.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _lines(name: str, made: Estimate) -> Iterable[str]:
+    """A stage in full."""
+    images, steps = made.run.stage.batch_size, made.run.steps
+    yield f"{name}: {steps:,} steps of {images:,} images"
+    yield (
+        f"  FLOPs     {made.flops / images / 1e9:.1f} GFLOP an image, "
+        f"{made.flops * steps:.3g} FLOP in all (matrix products)"
+    )
+    if made.pod:
+        yield from _pod_lines(made.pod)
+    if made.here:
+        yield f"  memory    {made.here.memory / 2**30:.2f} GiB a device"
+        yield f"  timed     a few steps of {made.here.batch_size} images of noise, on this machine"
+    if made.seconds is not None and made.hours is not None:
+        yield f"  time      {made.seconds:.3g} s a step, {made.hours:,.1f} hours in all"
+    if made.chip_hours is not None:
+        price = "" if _PRICE.value is None else f", {made.chip_hours * _PRICE.value:,.0f} at "
+        price += f"{_PRICE.value:g} each" if price else ""
+        yield f"  cost      {made.chip_hours:,.0f} chip-hours{price}"
+
+
+def _pod_lines(pod: OnPod) -> Iterable[str]:
+    chip, made = pod.topology.chip, pod.compiled
+    fits = "fits" if made.fits else "DOES NOT FIT"
+    yield f"  memory    {made.memory / 2**30:.1f} of {chip.memory / 2**30:.1f} GiB a chip: {fits}"
+    if not made.fits:
+        return
+    yield (
+        f"  compute   {pod.compute * 1e3:.0f} ms by the compiler's cycles: {pod.share:.0%} of "
+        f"{chip.flops / 1e12:.0f} TFLOP/s"
+    )
+    yield f"            at best {pod.by_flops * 1e3:.0f} ms by the FLOPs and that peak,"
+    yield f"            {pod.by_bytes * 1e3:.0f} ms by memory and {chip.bandwidth / 1e9:.0f} GB/s"
+    if made.unknown:
+        yield f"            without {made.unknown} custom kernels, whose cycles it does not know"
+    yield f"  exchange  {pod.exchange * 1e3:.1f} ms more, if not at the same time"
+    for row in made.traffic:
+        size = f"{row.bytes / 1e6:,.1f} MB"
+        yield f"            {row.kind}, {row.dtype}: {size} in {row.arrays} arrays"
+
+
+if __name__ == "__main__":
+    command.start(_work, _parse_flags)

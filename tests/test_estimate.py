@@ -1,0 +1,361 @@
+"""Estimates: FLOPs against XLA's count and section H, the reading of compiled programs, costs."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from adv_ssl import sharding, train
+from adv_ssl.config import parse
+from adv_ssl.errors import UserError
+from adv_ssl.estimate import costs, here, hlo, pod, program
+from adv_ssl.estimate.chips import CHIPS, topology
+from adv_ssl.estimate.flops import matmul_flops
+from adv_ssl.estimate.hlo import Traffic
+from adv_ssl.estimate.pod import Compiled
+
+METHODS = ("supervised", "rotnet", "mae", "byol")
+# Wide enough for matrix products to be nearly all there is to count.
+WIDE = {
+    "model__width": 256, "model__heads": 4, "model__mlp": 1024, "model__depth": 2,
+    "pretrain__batch_size": 8, "finetune__batch_size": 8,
+}  # fmt: skip
+OF_METHOD = {
+    "mae": {
+        "pretrain__task__width": 256, "pretrain__task__heads": 4, "pretrain__task__mlp": 1024,
+        "pretrain__task__depth": 2, "model__patch": 4,
+    },
+}  # fmt: skip
+
+
+def run_of(method: str, steps: int | None, **changes) -> program.Run:
+    """Pre-training of a small but wide ViT; ``steps`` of the attack, None: no attack."""
+    if steps is not None:
+        changes["pretrain__attack__steps"] = steps
+    threat = "nominal" if steps is None else "l2"
+    raw = tiny.config(threat, method, **WIDE | OF_METHOD.get(method, {}) | changes)
+    return program.runs(parse(raw.to_dict()))["pretrain"]
+
+
+def counted(function, *shapes) -> int:
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return matmul_flops(jax.make_jaxpr(function)(*arrays).jaxpr)
+
+
+def by_xla(run: program.Run) -> float:
+    """XLA's count of the step before it optimizes: element-wise operations too, loops once."""
+    made = program.recipe(run)
+    step = jax.jit(functools.partial(train.train_step, made))
+    return step.lower(*program.shapes(made, run)).cost_analysis()["flops"]
+
+
+# ---- FLOPs ----------------------------------------------------------------------------------
+
+
+def test_flops_of_products_by_hand():
+    assert counted(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert counted(jax.vmap(jnp.dot), (4, 3, 5), (4, 5, 7)) == 4 * 2 * 3 * 5 * 7
+    convolve = functools.partial(jax.lax.conv, window_strides=(1, 1), padding="VALID")
+    assert counted(convolve, (2, 3, 8, 8), (5, 3, 3, 3)) == 2 * (2 * 5 * 6 * 6) * (3 * 3 * 3)
+
+
+def test_loops_count_as_often_as_they_run():
+    def looped(a, b):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ b), None), a, length=6)[0]
+
+    assert counted(looped, (3, 5), (5, 5)) == 6 * 2 * 3 * 5 * 5
+    assert counted(jax.checkpoint(looped), (3, 5), (5, 5)) == 6 * 2 * 3 * 5 * 5
+
+
+def test_a_loop_of_unknown_length_is_not_guessed():
+    def until(a, b):
+        return jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ b, a)
+
+    with pytest.raises(ValueError, match="while"):
+        counted(until, (3, 5), (5, 5))
+
+
+def test_the_encoder_of_the_paper():
+    """H: 17.56 GMAC forward, and three times that a nominal step."""
+    raw = tiny.recipes.recipe("rotnet", "nominal", "imagenet").to_dict()
+    run = program.runs(parse(raw))["pretrain"]
+    assert run.steps == 93_600
+    tokens, width = 197, 768
+    block = 12 * tokens * width**2 + 2 * tokens**2 * width
+    forward = 12 * block + 196 * width**2 + 4 * width
+    assert forward == pytest.approx(17.56e9, rel=0.002)
+    # Of the first layer no gradient of the pixels is taken.
+    step = 2 * (3 * forward - 196 * width**2)
+    assert program.flops(run) / run.stage.batch_size == pytest.approx(step, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_flops_against_xla(method):
+    """A step of the attack at a time, because XLA takes a loop's body once."""
+    nominal, attacked = run_of(method, None), run_of(method, 1)
+    assert program.flops(nominal) == pytest.approx(by_xla(nominal), rel=0.06)
+    assert program.flops(attacked) == pytest.approx(by_xla(attacked), rel=0.06)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_price_of_the_attack(method):
+    """H: (3 + 2K)/3 of the nominal step, BYOL (8 + 4K)/8; attention costs a little more."""
+    nominal, none, two, four = (program.flops(run_of(method, k)) for k in (None, 0, 2, 4))
+    assert none == nominal
+    assert four - nominal == 2 * (two - nominal)
+    assert two / nominal == pytest.approx(2.0 if method == "byol" else 7 / 3, rel=0.05)
+
+
+# ---- compiled programs ----------------------------------------------------------------------
+
+PROGRAM = """\
+HloModule jit_train_step, is_scheduled=true
+
+%adder (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%inside (p: f32[8,128]) -> f32[2,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %all-reduce.2 = f32[8,128]{1,0:T(8,128)} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%adder
+  ROOT %slice.1 = f32[2,128]{1,0:T(8,128)} slice(%all-reduce.2), slice={[0:2], [0:128]}
+}
+
+%rounds (s: (s32[], bf16[4,128])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(3)
+  %s = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%round (s.1: (s32[], bf16[4,128])) -> (s32[], bf16[4,128]) {
+  %s.1 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %x = bf16[4,128]{1,0:T(8,128)(2,1)} get-tuple-element(%s.1), index=1
+  %fusion.1 = bf16[4,128]{1,0:T(8,128)(2,1)S(1)} fusion(%x), kind=kLoop, calls=%adder, metadata={op_name="jit(train_step)/while/mul"}, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %all-reduce.1 = bf16[4,128]{1,0:T(8,128)(2,1)} all-reduce(%fusion.1), replica_groups={{0,1,2,3}}, to_apply=%adder
+  ROOT %tuple.1 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) tuple(%i, %all-reduce.1)
+}
+
+%found (s.2: (s32[], bf16[4,128])) -> pred[] {
+  %most = s32[]{:T(128)} constant(99)
+  %s.2 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%s.2), index=0
+  %few = pred[]{:T(512)} compare(%j, %most), direction=LT
+  ROOT %and = pred[]{:T(512)} and(%few, %few)
+}
+
+ENTRY %main (w: f32[8,128]) -> f32[2,128] {
+  %w = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %start = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) custom-call(), custom_call_target="AllocateBuffer"
+  %copy-start = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%w)
+  %copy-done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %while.1 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) while(%start), condition=%rounds, body=%round
+  %while.2 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) while(%while.1), condition=%found, body=%round
+  %kernel = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%copy-done), custom_call_target="tpu_custom_call"
+  %gather = (f32[8,128]{1,0:T(8,128)}, f32[32,128]{1,0:T(8,128)}) all-gather-start(%w), dimensions={0}
+  %gathered = f32[32,128]{1,0:T(8,128)} all-gather-done(%gather)
+  ROOT %fusion.2 = f32[2,128]{1,0:T(8,128)} fusion(%w), kind=kCustom, calls=%inside, backend_config={"window_config":{"estimated_cycles":"7"}}
+}
+"""  # noqa: E501
+
+
+def test_cycles_by_hand():
+    """100 in a loop of three rounds and in one of unknown length, which counts once; and 7."""
+    assert hlo.cycles(hlo.instructions(PROGRAM)) == 4 * 100 + 7
+
+
+def test_bytes_by_hand():
+    """What is in fast memory, marked S(1), does not count, nor what is only named anew."""
+    wide, narrow = 8 * 128 * 4, 4 * 128 * 2
+    copy, kernel, gather, last = wide, 0, wide, wide + 2 * 128 * 4
+    start, rounds = (
+        4 + narrow,
+        4 * (narrow + narrow),
+    )  # the fusion's operand, the collective's result
+    by_hand = start + copy + rounds + kernel + 2 * gather + last
+    assert hlo.moved(hlo.instructions(PROGRAM)) == by_hand
+
+
+def test_traffic_by_hand():
+    assert hlo.traffic(PROGRAM) == [
+        Traffic("all-gather", "f32", 1, 32 * 128 * 4),
+        Traffic("all-reduce", "bf16", 4, 4 * 4 * 128 * 2),
+        Traffic("all-reduce", "f32", 1, 8 * 128 * 4),
+    ]
+
+
+def test_custom_kernels_are_told():
+    assert hlo.unknown(hlo.instructions(PROGRAM)) == 1
+
+
+def test_a_name_tells_where_an_operation_comes_from():
+    names = {run.name for run in hlo.instructions(PROGRAM) if run.cycles}
+    assert names == {"jit(train_step)/while/mul", ""}
+
+
+# ---- costs ----------------------------------------------------------------------------------
+
+
+def test_costs_by_hand():
+    """A second of cycles; 2 * 3/4 of 1e9 bytes out and in, at 200e9 bytes/s of both together."""
+    chips, clock = topology("v5e:2x2"), CHIPS["v5e"].hertz
+    traffic = (Traffic("all-reduce", "f32", 1, 10**9),)
+    compiled = Compiled(True, 2**30, round(clock), 0, round(819e9 / 2), traffic)
+    made = costs.OnPod(chips, compiled, flops=round(4 * 197e12 * 0.4))
+    assert made.compute == pytest.approx(1.0)
+    assert made.share == pytest.approx(0.4)
+    assert made.by_bytes == pytest.approx(0.5)
+    assert made.exchange == pytest.approx(1.5e9 / 100e9)
+    run = run_of("rotnet", None)._replace(steps=3600)
+    estimate = costs.Estimate(run, 1, pod=made)
+    assert estimate.hours == pytest.approx(1.015)
+    assert estimate.chip_hours == pytest.approx(4 * 1.015)
+    full = estimate._replace(pod=made._replace(compiled=dataclasses.replace(compiled, fits=False)))
+    assert full.seconds is full.chip_hours is None
+
+
+@pytest.mark.parametrize(
+    ("room", "found"), [(0, 0), (1, 1), (3, 2), (64, 64), (100, 64), (300, 256)]
+)
+def test_the_largest_batch(room, found):
+    tried = []
+
+    def fits(n):
+        tried.append(n)
+        return n <= room
+
+    assert costs.doubled(fits, fewest=1, guess=64) == found
+    assert len(tried) == len(set(tried)) <= 8
+
+
+def test_a_timed_step():
+    run = run_of("byol", 2, model__width=16, model__mlp=16, model__depth=1)
+    made = costs.timed(run, "pretrain")
+    assert made.here.batch_size == 8
+    assert 0 < made.seconds < 60
+    assert made.hours == made.seconds * 6 / 3600
+    state = jax.eval_shape(lambda: program.shapes(program.recipe(run), run)[0])
+    assert made.here.memory > sum(a.size * 4 for a in jax.tree.leaves(state.params))
+
+
+def test_a_cpu_times_fewer_images(monkeypatch):
+    run = run_of("supervised", None, model__width=16, model__mlp=16, model__depth=1)
+    monkeypatch.setattr(here, "CPU_STEP", 1.0)
+    made = here.timed(run, program.flops(run))
+    assert made.batch_size == run.stage.group == 4
+
+
+# ---- the step is training's -----------------------------------------------------------------
+
+
+def test_the_program_is_on_the_mesh_it_is_told():
+    mesh = sharding.row(jax.devices())
+    made = program.make(run_of("rotnet", 2), mesh)
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(made.arguments)} == {mesh}
+    image = made.arguments[1]["image"]
+    assert (image.shape, image.sharding.spec) == ((8, 16, 16, 3), sharding.rows(mesh).spec)
+
+
+def test_published_sizes_need_no_data(tmp_path):
+    config = tiny.recipes.recipe("byol", "l2", "imagenet")
+    config.data.dir = str(tmp_path)
+    runs = program.runs(parse(config.to_dict()))
+    assert {name: run.steps for name, run in runs.items()} == {
+        "pretrain": 93_600,
+        "finetune": 250_200,
+    }
+    config.finetune.split = "train[:10%]"
+    with pytest.raises(UserError, match="is not prepared"):
+        program.runs(parse(config.to_dict()))
+
+
+# ---- mistakes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9:8x8", "v5e:8", "v5e:0x8", "v5e:2x2x2", "v5p:2x2", "x"])
+def test_no_such_topology(name):
+    with pytest.raises(UserError, match=rf"--topology={name}: expected CHIP:AxB"):
+        topology(name)
+
+
+def test_topologies():
+    assert topology("v5e:8x8").chips == 64
+    assert topology("v5p:2x2x4").chips == 16
+    assert all(chip.flops / chip.bandwidth > 100 for chip in CHIPS.values())
+
+
+def test_a_missing_compiler_is_one_line(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e \.\[estimate\]$"):
+        pod.compiled({}, "pretrain", topology("v5e:8x8"))
+
+
+def test_a_batch_that_the_chips_do_not_divide():
+    raw = tiny.config(pretrain__batch_size=24).to_dict()
+    with pytest.raises(UserError, match=r"config\.pretrain\.batch_size=24: .* by the 64 chips"):
+        costs.on_pod(raw, "pretrain", topology("v5e:8x8"))
+
+
+def test_a_refusal_of_the_child_is_one_line(monkeypatch, tmp_path):
+    """Whatever else it printed before."""
+    fake = tmp_path / "python"
+    fake.write_text(
+        f"#!{sys.executable}\nimport sys\nprint('noise\\nwhy', file=sys.stderr)\nsys.exit(2)"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(UserError, match=r"^why$"):
+        pod.compiled({}, "pretrain", topology("v5e:8x8"))
+
+
+# ---- the TPU's compiler itself --------------------------------------------------------------
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU's compiler is missing: pip install -e .[estimate]",
+)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_step_compiled_for_a_pod():
+    raw = json.loads(json.dumps(program_of_tiny()))
+    made = costs.on_pod(raw, "pretrain", topology("v5e:2x2"))
+    compiled = made.pod.compiled
+    assert compiled.fits
+    assert 0 < compiled.memory < CHIPS["v5e"].memory
+    assert compiled.cycles > 0
+    parameters = program.shapes(program.recipe(made.run), made.run)[0].params
+    size = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+    reduced = sum(row.bytes for row in compiled.traffic if row.kind == "all-reduce")
+    assert reduced > 2 * size  # each gradient, in two bytes or four
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_pod_that_the_compiler_refuses():
+    with pytest.raises(UserError, match=r"--topology=v5e:3x3: libtpu refuses it: .*divisible"):
+        pod.compiled(program_of_tiny(), "pretrain", topology("v5e:3x3"))
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_step_that_does_not_fit():
+    raw = program_of_tiny(pretrain__batch_size=2**18, model__width=1024, model__mlp=4096)
+    compiled = pod.compiled(raw, "pretrain", topology("v5e:2x2"))
+    assert not compiled.fits
+    assert compiled.memory > CHIPS["v5e"].memory
+
+
+def program_of_tiny(**changes):
+    raw = tiny.config("l2", "rotnet", **changes).to_dict()
+    return {key: value for key, value in raw.items() if key != "sources"}
