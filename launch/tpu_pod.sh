@@ -121,7 +121,7 @@ stream() { # FOLDER ARGS...
 
 follow() { # the training's exit code: a 1 or 2 of any worker, else a 75; 255: the connection broke
   local folder codes
-  folder=$logs/$(date -u +%Y%m%dT%H%M%SZ)
+  folder=$logs/$(date -u +%Y%m%dT%H%M%SZ)-$((++connections))
   execute mkdir -p "$folder" || return 2
   say "the logs are in $folder."
   stream "$folder" "$@" &
@@ -220,7 +220,7 @@ need() { # NAMES...: of environment variables
   done
 }
 
-dry='' state='' streaming=''
+dry='' state='' streaming='' connections=0
 if [[ ${1-} == --dry-run ]]; then
   dry=yes
   shift
