@@ -42,7 +42,7 @@ exit "$code"
 """
 
 # Describes a pod that waits once and is then in the state that $FAKE/state says; its one worker's
-# home is $FAKE/home. A line of $FAKE/breaks breaks a connection to the training, with the pod in
+# home is $FAKE/home; a second one ends with the code in $FAKE/second. A line of $FAKE/breaks breaks a connection to the training, with the pod in
 # that state after it.
 GCLOUD = r"""
 verb=$4; command=${!#}; command=${command#--command=}
@@ -68,7 +68,9 @@ case $verb in
          until [[ -s $FAKE/starts ]]; do sleep 0.02; done
          exit 255
        fi
-       connected ;;
+       connected; code=$?
+       [[ -e $FAKE/second ]] || exit "$code"
+       sed 's/^/w-1 exit code /' "$FAKE/second"; exit $((code || $(<"$FAKE/second"))) ;;
   *) connected ;;
 esac
 """
@@ -221,6 +223,19 @@ def test_a_mistake_is_not_started_again_and_the_pod_is_deleted(fake, code):
     assert fake.run("tpu_pod.sh", "all", *ARGS, **POD)[0] == code
     assert fake.lines("calls") == [*UP, "delete"]
     assert not fake.exists("exists")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"), [(0, 0, 0), (75, 2, 2), (1, 75, 1), (0, 75, 75), (75, 137, 75)]
+)
+def test_all_workers_codes_count_and_each_has_its_log(fake, first, second, expected):
+    fake.write("exists")
+    fake.write("codes", first)
+    fake.write("second", second)
+    assert fake.run("tpu_pod.sh", "run", *ARGS, **POD)[0] == expected
+    logs = {path.name: path.read_text() for path in fake.folder.glob("logs/pod/*/*.log")}
+    assert logs.pop("w-1.log") == f"exit code {second}\n"
+    assert list(logs.values()) == [f"exit code {first}\n"]
 
 
 @pytest.mark.parametrize(("what", "expected"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
