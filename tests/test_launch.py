@@ -41,9 +41,9 @@ if [[ $code == slow ]]; then sleep 1.5; code=0; fi
 exit "$code"
 """
 
-# Describes a pod that waits once and is then in the state that $FAKE/state says; its one worker's
-# home is $FAKE/home; a second one ends with the code in $FAKE/second. A line of $FAKE/breaks breaks a connection to the training, with the pod in
-# that state after it.
+# Describes a pod that waits once and is then in the state that $FAKE/state says; its worker's home
+# is $FAKE/home, and a second one ends with the code in $FAKE/second. A line of $FAKE/breaks breaks
+# a connection to the training, with the pod in that state after it.
 GCLOUD = r"""
 verb=$4; command=${!#}; command=${command#--command=}
 [[ $verb == ssh ]] && [[ $command =~ worker.sh\ ([a-z]+) ]] && verb=${BASH_REMATCH[1]}
