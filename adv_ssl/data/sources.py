@@ -235,7 +235,9 @@ def folder(name: str) -> Folder:
 def _split_folders(name: str, root: pathlib.Path) -> dict[str, pathlib.Path]:
     """The folder of each split; empty if the folder is not divided into splits."""
     children = _subfolders(root)
-    folders = {SPLIT_FOLDERS[child]: root / child for child in children if child in SPLIT_FOLDERS}
+    if "val" in children and "validation" in children:
+        raise UserError(f"{name}: has both val and validation; remove or rename one of them.")
+    folders = {key: root / child for child, key in SPLIT_FOLDERS.items() if child in children}
     others = [child for child in children if child not in SPLIT_FOLDERS]
     if len(folders) == 1 and others:  # CIFAR-100 has a class called train
         raise UserError(

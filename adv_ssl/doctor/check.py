@@ -192,17 +192,22 @@ def command(known: Set, data_dir: str) -> str:
 def requirements(known: Set, data_dir: str) -> Iterator[str]:
     """What it takes to prepare a set: packages, work by hand, the network, the disk."""
     facts, folder = known.facts, sources.tfds_folder(data_dir)
-    if known.absent():
-        yield f"before, pip install {' '.join(known.absent())} (only preparing needs it)"
+    yield from (f"before, {said}" for said in known.absent())
     if facts.by_hand:
         manual = os.path.join(folder, "downloads", "manual")
         yield f"before, put {' and '.join(facts.by_hand)} into {manual} ({facts.terms})"
     elif facts.terms:
         yield f"licence: {facts.terms}"
-    free = shutil.disk_usage(_existing(pathlib.Path(folder))).free
+    yield amounts(known, data_dir)
+
+
+def amounts(known: Set, data_dir: str) -> str:
+    """What preparing a set fetches and takes."""
+    facts = known.facts
+    free = shutil.disk_usage(_existing(pathlib.Path(sources.tfds_folder(data_dir)))).free
     fetched = f"downloads {told_bytes(facts.download)}, " if facts.download else ""
     little = "only " if free < facts.disk + facts.download else ""
-    yield f"{fetched}takes {told_bytes(facts.disk)}; {little}{told_bytes(free)} are free"
+    return f"{fetched}takes {told_bytes(facts.disk)}; {little}{told_bytes(free)} are free"
 
 
 def _existing(folder: pathlib.Path) -> pathlib.Path:

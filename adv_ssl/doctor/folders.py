@@ -89,7 +89,8 @@ def _left_out(root: pathlib.Path) -> Iterator[str]:
             if not name.lower().endswith(sources.SUFFIXES)
         )
     if others:
-        told = ", ".join(f"{count:,} of {suffix}" for suffix, count in others.most_common(5))
+        most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
+        told = ", ".join(f"{count:,} of {suffix}" for suffix, count in most)
         yield f"skipped: {told}; read are {', '.join(sources.SUFFIXES)}"
 
 

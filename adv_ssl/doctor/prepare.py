@@ -40,7 +40,7 @@ def prepare(known: Set, data_dir: str) -> None:
         _check_needs(known)
         _check_by_hand(known, data_dir)
     for name in missing:
-        _log.info("%s: %s", name, "; ".join(check.requirements(known, data_dir)))
+        _log.info("%s: %s", name, check.amounts(known, data_dir))
         _prepare(name, data_dir)
         part = check.check_part(known, name, data_dir, False)
         if part.state != check.READY:
@@ -51,12 +51,11 @@ def prepare(known: Set, data_dir: str) -> None:
 
 
 def _check_needs(known: Set) -> None:
-    """UserError with the line that installs what is not there."""
+    """UserError with the lines that install what is not there."""
     absent = known.absent()
     if absent:
         raise UserError(
-            f"preparing {known.name} needs {' and '.join(absent)}, reading it does not: "
-            f"pip install {' '.join(absent)}"
+            f"{known.name}: preparing needs more than reading. First {'; then '.join(absent)}"
         )
 
 
@@ -101,4 +100,6 @@ def _prepare(name: str, data_dir: str) -> None:
 def _originals(name: str, folder: str) -> str:
     """The files that TFDS would fetch: it takes those of downloads/manual, by their checksums."""
     infos = tfds.builder(name, data_dir=folder).url_infos or {}
-    return " and ".join(sorted(info.filename for info in infos.values() if info.filename))
+    files = sorted(info.filename for info in infos.values() if info.filename)
+    config = name.split(":")[0].partition("/")[2]
+    return " and ".join([file for file in files if config in file] or files)

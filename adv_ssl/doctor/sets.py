@@ -6,6 +6,7 @@ here is what only somebody who prepares a set needs.
 
 import difflib
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from adv_ssl.errors import UserError
 from adv_ssl.evaluation.suites import SUITES, Row
 
 IMAGENET_TERMS = "a free account at https://image-net.org/download-images, for research alone"
-# What TFDS imports to prepare any set, and does not name as its dependency
-_TFDS_NEEDS = ("importlib_resources",)
+# What TFDS imports to prepare any set; the second it does not name as its dependency
+_PACKAGES = ("tensorflow", "importlib_resources")
 _MODULES = {"scikit-image": "skimage"}  # where it is not the package's name
 _VALIDATION = ("ILSVRC2012_img_val.tar",)
 
@@ -24,12 +25,13 @@ class Facts(NamedTuple):
     """What the suites do not say about a set."""
 
     classes: int
-    disk: int  # bytes of the prepared set: TFDS's catalogue; of the corrupted sets an estimate
+    disk: int  # bytes of the prepared set, about: TFDS's catalogue; corrupted: 450 images measured
     download: int = 0  # bytes that TFDS fetches by itself, by its own checksum files
     train: Mapping[str, int] = {}  # images in each split that the suites do not score
     by_hand: tuple[str, ...] = ()  # what must lie in downloads/manual before
     terms: str = ""  # where from, or under which licence
-    needs: tuple[str, ...] = ("tensorflow",)  # packages, beside the project's, to prepare it
+    packages: tuple[str, ...] = ()  # that preparing it needs, beside those of all sets
+    program: str = ""  # that TFDS calls
 
 
 FACTS = {
@@ -42,11 +44,11 @@ FACTS = {
     "imagenet_v2": Facts(1000, 1_246_000_000, 1_264_079_360),
     "imagenet_a": Facts(1000, 690_000_000, 687_552_512),
     "imagenet_r": Facts(1000, 2_190_000_000, 2_191_079_936),
-    "imagenet_sketch": Facts(1000, 7_600_000_000, 7_593_573_012, needs=()),
+    "imagenet_sketch": Facts(1000, 8_171_000_000, 7_593_573_012),
     "geirhos_conflict_stimuli": Facts(1000, 137_000_000, 161_437_859, terms="CC BY 4.0"),
     "imagenet2012_corrupted": Facts(
         1000, 90_000_000_000, 2_080_003, by_hand=_VALIDATION, terms=IMAGENET_TERMS,
-        needs=("tensorflow", "scikit-image"),
+        packages=("scikit-image",), program="imagemagick",
     ),
     "cifar10": Facts(10, 139_000_000, 170_052_171, {"train": 50_000}),
     "cifar100": Facts(100, 138_000_000, 168_513_733, {"train": 50_000}),
@@ -70,9 +72,17 @@ class Set(NamedTuple):
     facts: Facts
 
     def absent(self) -> list[str]:
-        """The packages that preparing the set needs and that are not installed."""
-        needs = {name: _MODULES.get(name, name) for name in (*self.facts.needs, *_TFDS_NEEDS)}
-        return [name for name, module in needs.items() if not importlib.util.find_spec(module)]
+        """What preparing the set needs and is not installed, as words on how to get it."""
+        names = (*_PACKAGES, *self.facts.packages)
+        packages = [n for n in names if not importlib.util.find_spec(_MODULES.get(n, n))]
+        said = [f"pip install {' '.join(packages)}"] if packages else []
+        program = self.facts.program
+        if program and not shutil.which(program):
+            said.append(
+                f"install ImageMagick and make it known as {program}: "
+                f"ln -s $(which convert) ~/.local/bin/{program}"
+            )
+        return said
 
 
 def _set(name: str) -> Set:
