@@ -10,6 +10,7 @@ pip install -e .[estimate]. --all is a table of the twelve recipes: with a topol
 Exit codes: 0 done; 2 a mistake, told in one line.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -70,12 +71,10 @@ def _table(where: Topology | None) -> Iterable[str]:
         head += ["GiB a chip", "s a step", "of peak", "chip-hours"]
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
-    names = [(method, threat) for method in recipes.METHODS for threat in recipes.THREATS]
-    for method, threat in names:
-        yield _row(
-            f"{method}_{threat}", recipes.recipe(method, threat, "imagenet"), "pretrain", where
-        )
-    yield _row("fine-tuning", recipes.recipe(*names[0], "imagenet"), "finetune", where)
+    for method, threat in itertools.product(recipes.METHODS, recipes.THREATS):
+        config = recipes.recipe(method, threat, "imagenet")
+        yield _row(f"{method}_{threat}", config, "pretrain", where)
+    yield _row("fine-tuning", config, "finetune", where)
 
 
 def _row(name: str, config: Any, stage: str, where: Topology | None) -> str:
@@ -116,9 +115,9 @@ def _lines(name: str, made: Estimate) -> Iterable[str]:
     if made.seconds is not None and made.hours is not None:
         yield f"  time      {made.seconds:.3g} s a step, {made.hours:,.1f} hours in all"
     if made.chip_hours is not None:
-        price = "" if _PRICE.value is None else f", {made.chip_hours * _PRICE.value:,.0f} at "
-        price += f"{_PRICE.value:g} each" if price else ""
-        yield f"  cost      {made.chip_hours:,.0f} chip-hours{price}"
+        price = _PRICE.value
+        money = "" if price is None else f", {made.chip_hours * price:,.0f} at {price:g} each"
+        yield f"  cost      {made.chip_hours:,.0f} chip-hours{money}"
 
 
 def _pod_lines(pod: OnPod) -> Iterable[str]:
