@@ -91,8 +91,12 @@ def two(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_hosts_train_and_score_as_one(alone, two):
-    """Up to the order of sums; adversarial BYOL, whose BatchNorm is over all hosts (B20)."""
+    """Up to the order of sums; adversarial BYOL, whose BatchNorm is over all hosts (B20).
+
+    AdamW makes whole steps of what is rounding alone: the gradient of the keys' biases is zero.
+    """
     for stage in ("pretrain", "finetune"):
         ours, theirs = (
             tiny.records(two / stage / "metrics.jsonl"),
@@ -102,7 +106,7 @@ def test_two_hosts_train_and_score_as_one(alone, two):
         for a, b in zip(ours, theirs, strict=True):
             assert a == pytest.approx(b, rel=2e-4, abs=1e-5)
         chex.assert_trees_all_close(
-            tiny.params(two / stage), tiny.params(alone / stage), rtol=1e-3, atol=1e-5
+            tiny.params(two / stage), tiny.params(alone / stage), rtol=1e-3, atol=1e-3
         )
     assert [r["n"] for r in tiny.results(two)] == [49, 40]
     assert (two / "report.html").exists()
@@ -125,6 +129,7 @@ def test_a_host_without_the_other_gives_up_in_time(tmp_path, present, line):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "whom"), [("KILL", 0), ("KILL", 1), ("TERM", 1)])
 def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, whom):
     workdir = tmp_path / "run"
@@ -156,6 +161,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, w
         chex.assert_trees_all_equal(tiny.params(workdir / stage), tiny.params(two / stage))
 
 
+@pytest.mark.slow
 def test_a_mistake_on_one_host_ends_all(tmp_path):
     """Here the leader's: the folder is another run's."""
     (tmp_path / "run").mkdir()
