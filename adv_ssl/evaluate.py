@@ -5,8 +5,8 @@ python -m adv_ssl.evaluate --weights=PATH --suite=robust --workdir=DIR [--attack
     [--norm=l2 --radii=0.125,0.25,0.5] [--norm=linf --radii=1/255,4/255] [--data=SET --split=SPLIT]
 
 PATH is the folder of a stage of a run, or a file of foreign weights, as adv_ssl.weights imports
-them. The same command again scores what is still missing. Exit codes: 0 done; 2 a mistake, told in
-one line; 75 stopped, what was scored is kept.
+them. The same command again scores what is still missing. Exit codes: 0 done; 2 a mistake, or
+nothing could be scored, told in one line; 75 stopped, what was scored is kept.
 """
 
 import fractions

@@ -149,12 +149,12 @@ def _claim(
     workdir: pathlib.Path, config: Config, raw: dict[str, Any], sets: Sequence[Source]
 ) -> None:
     """Makes ``workdir`` this configuration's and data's, or refuses one that is another's."""
-    if (workdir / "evaluation.json").exists():
+    plain = json.loads(json.dumps(raw))
+    path = workdir / "config.json"
+    if (workdir / "evaluation.json").exists() and not path.exists():
         raise UserError(
             f"--workdir={workdir} holds the scores of an evaluation: choose another --workdir."
         )
-    plain = json.loads(json.dumps(raw))
-    path = workdir / "config.json"
     if path.exists():
         theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path, dict), plain))
         differing = [k for k in theirs | ours if theirs.get(k) != ours.get(k)]

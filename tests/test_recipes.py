@@ -11,6 +11,7 @@ from conftest import ROOT
 from adv_ssl import optim, recipes, stage, train
 from adv_ssl.config import Config, parse
 from adv_ssl.errors import UserError
+from adv_ssl.evaluation import robust
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
 BEYOND = ["simclr_l2"]  # of no method of the paper
@@ -144,6 +145,34 @@ def test_the_papers_augmentation():
     assert vars(byol.augment) == {
         "crop": "byol", "min_area": 0.08, "flip": True, "randaugment": None,
     }  # fmt: skip
+
+
+def test_the_colours_of_byols_views():
+    """C-BYOL photometric: the views differ in blur and solarize alone."""
+    shared = {
+        "jitter_prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1,
+        "grayscale_prob": 0.2, "blur_sigma": (0.1, 2.0),
+    }  # fmt: skip
+    task = pretraining("byol").task
+    assert vars(task.view1) == shared | {"blur_prob": 1.0, "solarize_prob": 0.0}
+    assert vars(task.view2) == shared | {"blur_prob": 0.1, "solarize_prob": 0.2}
+
+
+def test_the_papers_evaluation():
+    """F, A24, A25: a run's own scores, and those of ``adv_ssl.evaluate``."""
+    made = load("byol_l2", "imagenet").evaluate
+    radii = (0.125, 0.25, 0.5, 1.0, 2.0)
+    assert (made.split, made.resize) == ("validation", 256)
+    assert made.attacks == tuple(("l2", radius, 40) for radius in radii)
+    assert (made.attacked, made.reach) == (5000, 2.5)
+    assert tuple(map(float, robust.RADII["l2"])) == radii
+    assert robust.IMAGES == 5000
+    assert robust.SEARCHES == {
+        "pgd": ("pgd",), "apgd": ("apgd-ce", "apgd-t"),
+        "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    }  # fmt: skip
+    standard = {"steps": 100, "targets": 9, "queries": 5000, "pgd_steps": 40, "restarts": 1}
+    assert vars(robust.STANDARD) == standard
 
 
 def test_the_papers_models():

@@ -80,6 +80,34 @@ def logits_of(*firsts: int | tuple[int, ...]) -> np.ndarray:
     return made
 
 
+def test_the_sets_of_the_suites():
+    """E and F, written out: name, set, split, images, whether the centre is cropped."""
+    rows = [r for r in suites.IMAGENET if not r.name.startswith("c/")]
+    assert [tuple(r[:5]) for r in rows] == [
+        ("imagenet", "imagenet2012:5.*", "validation", 50_000, True),
+        ("real", "imagenet2012_real:1.0.0", "validation", 50_000, True),
+        ("v2", "imagenet_v2/matched-frequency:3.0.0", "test", 10_000, True),
+        ("a", "imagenet_a:0.1.0", "test", 7_500, True),
+        ("r", "imagenet_r:0.2.0", "test", 30_000, True),
+        ("sketch", "imagenet_sketch:1.0.0", "test", 50_889, True),
+        ("conflict", "geirhos_conflict_stimuli:1.0.0", "test", 1_280, False),
+    ]
+    corrupted = suites.IMAGENET[len(rows) :]
+    assert len(corrupted) == 75
+    assert tuple(corrupted[-1][:5]) == (
+        "c/jpeg_compression_5", "imagenet2012_corrupted/jpeg_compression_5:3.1.0", "validation",
+        50_000, False,
+    )  # fmt: skip
+    assert not any(r.crop or r.corruption for r in corrupted)
+    assert [tuple(r[:5]) for r in suites.TRANSFER] == [
+        ("cifar10", "cifar10:3.0.2", "test", 10_000, False),
+        ("cifar100", "cifar100:3.0.2", "test", 10_000, False),
+        ("sun397", "sun397/tfds:4.0.0", "test", 21_750, False),
+        ("resisc45", "resisc45:3.0.0", "train[80%:]", 6_300, False),
+        ("dmlab", "dmlab:2.0.1", "test", 22_735, False),
+    ]
+
+
 def test_imagenet_v2_is_by_integer_label_and_not_by_folder_order(sets, monkeypatch, tmp_path):
     """F10: labels 0, 10, 100 and 999 as they are, where a sort of names would make 0, 1, 2, 3."""
     found = score("v2", logits_of(0, 10, 100, 3), sets, monkeypatch, tmp_path)
