@@ -1,5 +1,6 @@
 """AutoAttack: who runs on what, what may be saved between, and a model with known distances."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -10,16 +11,18 @@ from robust import (
     classify,
     distances,
     images,
+    keys,
     linear_classify,
     linear_distances,
     mlp_params,
     predicted,
 )  # fmt: skip
 
-from adv_ssl.attacks import BALLS
+from adv_ssl.attacks import BALLS, pgd
 from adv_ssl.errors import UserError
 from adv_ssl.robustness import autoattack as module
-from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, autoattack
+from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, PGD, STANDS, Budget, autoattack
+from adv_ssl.robustness.losses import margin
 
 BUDGET = Budget(steps=20, targets=9, queries=60)
 COUNT, BATCH = 21, 8  # a last batch that is not full
@@ -79,6 +82,25 @@ def test_broken_images_are_misclassified_in_the_ball_and_standing_ones_untouched
     assert final.x_adv.min() >= 0
     assert final.x_adv.max() <= 1
     np.testing.assert_array_equal(final.x_adv[final.robust], x[final.robust])
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_what_pgd_misclassifies_counts_as_broken(norm):
+    """Its points lie at the edge of the ball, and rounding must not put them outside of it."""
+    params, epsilon = mlp_params(), {"linf": 4 / 255, "l2": 0.1}[norm]
+    x = (images(64, seed=4) * 255).round() / 255
+    labels, places = predicted(params, x), np.arange(len(x))
+    logits = functools.partial(classify, params)
+    search = pgd(norm, epsilon, BUDGET.pgd_steps, 2.5 / BUDGET.pgd_steps)
+    points, _ = search(lambda x: margin(logits(x), labels), x, keys(places))
+    wrong = predicted(params, np.asarray(points)) != labels
+    *_, verdict = autoattack(
+        classify, params, x, labels, places, norm=norm, epsilon=epsilon,
+        batch_size=len(x), attacks=(PGD,), budget=BUDGET,
+    )  # fmt: skip
+    assert 0.2 < wrong.mean() < 0.8
+    assert (~verdict.robust).mean() == pytest.approx(wrong.mean(), abs=0.05)  # other starts
+    assert distances(norm, verdict.x_adv, x).max() <= epsilon * (1 + 1e-6)
 
 
 def test_work_goes_on_from_every_verdict(whole):

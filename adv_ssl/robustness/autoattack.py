@@ -18,7 +18,7 @@ from jax import Array
 from adv_ssl.attacks import BALLS, pgd
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
-from adv_ssl.robustness.apgd import apgd
+from adv_ssl.robustness.apgd import apgd, inner_radius
 from adv_ssl.robustness.fab import fab
 from adv_ssl.robustness.losses import (
     check_classes,
@@ -151,7 +151,9 @@ def _run(
     elif attack == "square":
         x_adv = square(norm, budget.queries)(logits, x, labels, epsilon, keys)
     elif attack == PGD:
-        search = pgd(norm, epsilon, budget.pgd_steps, 2.5 / budget.pgd_steps)
+        # Of the whole radius, every point at the edge of an L-inf ball would be a rounding outside.
+        radius = inner_radius(norm, epsilon, x.shape[1:])
+        search = pgd(norm, radius, budget.pgd_steps, 2.5 / budget.pgd_steps)
         x_adv, _ = search(lambda x: margin(logits(x), labels), x, keys)
     else:
         x_adv = x
