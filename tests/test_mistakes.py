@@ -20,6 +20,7 @@ MISTAKES = {
         r"did you mean 4/255",
     ),
     "no such norm": ({"pretrain__attack__norm": "l7"}, r"attack\.norm='l7': choose from linf, l2"),
+    "no such attack": ({"pretrain__attack__name": "fgsm"}, r"attack\.name='fgsm': choose from pgd"),
     "start of another norm": (
         {"pretrain__attack__start": "sphere"},
         r"start='sphere': for l2 choose from ball, radius_uniform, zero",

@@ -289,6 +289,14 @@ def test_headline(tmp_path: pathlib.Path, weights: str, attack: Any, title: str)
     assert f"{title}</h1>" in report.write(tmp_path).read_text()
 
 
+def test_the_attack_of_pretraining_is_named(tmp_path: pathlib.Path) -> None:
+    attack = CONFIG["pretrain"]["attack"]
+    for given, named in ((attack, "PGD"), ({**attack, "name": "momentum"}, "MOMENTUM")):
+        config = {**CONFIG, "pretrain": {**CONFIG["pretrain"], "attack": given}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert f"· {named}, 2 steps of 0.625 ε" in report.write(tmp_path).read_text()
+
+
 def test_nothing_scored_yet_and_only_a_clean_score(tmp_path: pathlib.Path) -> None:
     (tmp_path / "results.json").write_text("[]")
     assert "results.json: not there" in report.write(tmp_path).read_text()
