@@ -68,7 +68,9 @@ def _work(_: Sequence[str]) -> None:
         provenance.record(workdir / "provenance.json", options.seed, {})
         try:
             if _SUITE.value == "robust":
-                source, crop = runner.data(model, _DATA.value, _SPLIT.value, _DATA_DIR.value)
+                source, crop = runner.data(
+                    model, _DATA.value, _SPLIT.value, _DATA_DIR.value, weights.parent
+                )
                 robust.run(model, source, crop, curve, workdir)
             else:
                 runner.run(str(_SUITE.value), model, options, workdir)

@@ -338,6 +338,17 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
         assert [r["n"] for r in records] == [images, images]
 
 
+def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
+    """Cropped where the run crops; a set that it was not trained on is stretched."""
+    save(tmp_path / "finetune", 10)
+    model = predict.load(tmp_path / "finetune")
+    assert runner.data(model, "digits", None, "", tmp_path)[1] == 0
+    for name, resize in (("digits", 12), ("folder:/images", 0)):
+        config = {"data": {"name": name}, "evaluate": {"resize": 12}}
+        write_json(tmp_path / "config.json", config)
+        assert runner.data(model, "digits", None, "", tmp_path)[1] == resize
+
+
 def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
     save(tmp_path / "ten", 10)
     write_json(tmp_path / "config.json", {})

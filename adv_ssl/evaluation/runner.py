@@ -143,10 +143,13 @@ def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return next((f"class {i}, {a} and {b}" for i, (a, b) in pairs if a != b), "their number")
 
 
-def data(model: Model, name: str | None, split: str | None, data_dir: str) -> tuple[Source, int]:
+def data(
+    model: Model, name: str | None, split: str | None, data_dir: str, run: pathlib.Path
+) -> tuple[Source, int]:
     """The set to attack a model on, and the short side its images are resized to (0: stretched).
 
     Without a name it is the one of ImageNet and CIFAR-10 that has the model's number of classes.
+    On the set of the run that the model is of, ``run``, images are as that run scores them.
     """
     known = {1000: IMAGENET[0], 10: CIFAR10[0]}
     if name is None and model.classes not in known:
@@ -159,8 +162,17 @@ def data(model: Model, name: str | None, split: str | None, data_dir: str) -> tu
     else:
         crop = name.startswith("imagenet2012")
         row = Row(name, name, split or "test", 0, crop, top1, "imagenet" if crop else name)
-    source = _open(row, model, Options(data_dir, 1, 0))
-    return source, _resize(row, model)
+    source, own = _open(row, model, Options(data_dir, 1, 0)), _own_resize(run, row.dataset)
+    return source, _resize(row, model) if own is None else own
+
+
+def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
+    """The short side that a run scores its own set at; None: it was of another set, or is none."""
+    path = run / "config.json"
+    config = read_json(path, dict) if path.is_file() else {}
+    if "evaluate" not in config or config["data"]["name"] != dataset:
+        return None
+    return int(config["evaluate"]["resize"])
 
 
 def _resize(row: Row, model: Model) -> int:
