@@ -20,6 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 from adv_ssl.data import sources
+from adv_ssl.data.folders import SUFFIXES
 from adv_ssl.doctor import check, prepare, report, sets
 from adv_ssl.doctor.check import MISSING, READY, WRONG
 from adv_ssl.errors import UserError
@@ -165,6 +166,7 @@ def test_a_missing_split_is_told(tmp_path):
     write(tmp_path, split="train")
     found = check.check(tiny(), str(tmp_path), thorough=False)
     assert states(found) == (WRONG, "test 0 of 4")
+    assert found.details[0] == "test: 0 of 4 images"
 
 
 @pytest.mark.parametrize(
@@ -264,6 +266,20 @@ def test_a_sample_is_spread_and_thorough_is_all(root, monkeypatch):
     rewrite(root, lambda i, record: record | {"image": b""} if i == 2 else record)
     assert check.check(tiny(), str(root), thorough=False).state == READY
     assert check.check(tiny(), str(root), thorough=True).state == WRONG
+
+
+def test_ctrl_c_ends_a_look_at_many_images(monkeypatch):
+    assert list(check.in_threads(str, range(5000), "x")) == [str(i) for i in range(5000)]
+    seen = []
+
+    def stop():
+        seen.append(1)
+        if len(seen) == 2:
+            raise Preempted
+
+    monkeypatch.setattr(check, "stop_if_preempted", stop)
+    with pytest.raises(Preempted):
+        list(check.in_threads(str, range(5000), "x"))
 
 
 def test_of_much_trouble_the_first_is_told():
@@ -525,8 +541,8 @@ def test_the_table_of_the_page_is_the_code_s():
 
 def test_what_the_page_says_is_there():
     assert set(re.findall(r"--(?:config\.)?(\w+)", PAGE)) == {
-        "prepare", "data_dir", "thorough", "data", "config", "workdir",
+        "prepare", "data_dir", "thorough", "data", "config", "finetune", "workdir",
     }  # fmt: skip
     assert f"{check.SAMPLE} images of each split" in PAGE
-    assert ", ".join(f"`{suffix}`" for suffix in sources.SUFFIXES) in PAGE
+    assert ", ".join(f"`{suffix}`" for suffix in SUFFIXES) in PAGE
     assert set(re.findall(r"--prepare=(\w+)", PAGE)) <= {*sets.SETS, "NAME"}

@@ -4,6 +4,7 @@ import os
 import pathlib
 import struct
 import time
+import warnings
 import zlib
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from adv_ssl.data import transforms
+from adv_ssl.data.folders import decode, opened, scan
 from adv_ssl.data.loader import eval_batches, train_batches
-from adv_ssl.data.sources import folder, load
+from adv_ssl.data.sources import load
 from adv_ssl.data.transforms import Augment
 from adv_ssl.doctor import folders
 from adv_ssl.doctor.check import READY, WRONG
@@ -155,9 +157,28 @@ def test_a_line_of_pixels_does_not_fill_the_memory():
 
 def test_the_middle_of_a_long_image_is_cropped_as_ever():
     """Up to 16 to 1, nothing is cut before the resize."""
-    image = np.random.default_rng(1).integers(0, 256, (10, 160, 3), np.uint8)
-    whole = transforms.resize(image, 14, 224)
-    np.testing.assert_array_equal(transforms.eval_crop(image, 14, 12), whole[1:13, 106:118])
+    image = np.random.default_rng(1).integers(0, 256, (7, 111, 3), np.uint8)
+    whole = transforms.resize(image, 12, 190)
+    np.testing.assert_array_equal(transforms.eval_crop(image, 12, 10), whole[1:11, 90:100])
+
+
+def test_what_only_warns_elsewhere_is_refused(tmp_path):
+    bomb(tmp_path / "half.png", 10_000)
+    bomb(tmp_path / "large.png", 9_000)  # 81 megapixels, of which nothing is there
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match="10000 x 10000: may be a decompression bomb"):
+            decode(tmp_path / "half.png")
+        with opened(tmp_path / "large.png") as image:
+            assert image.size == (9_000, 9_000)
+
+
+def test_what_would_stop_a_training_is_told_first(root):
+    save(root / "train" / "cat" / "dot.png", Image.new("RGB", (1, 1)))
+    broken(root / "train" / "cat" / "broken.jpg")
+    details = folders.check_folder(str(root), thorough=True).details
+    assert details[0] == "refused: 1"
+    assert details[2] == "below 16 pixels a side: 1"
 
 
 def test_what_is_skipped_is_told(root):
@@ -204,7 +225,7 @@ def test_two_folders_of_one_split(root):
     for name in ("val", "validation"):
         save(root / name / "cat" / "0.png")
     with pytest.raises(UserError, match="has both val and validation"):
-        folder(f"folder:{root}")
+        scan(f"folder:{root}")
 
 
 def test_a_link_to_itself(root):
@@ -241,7 +262,7 @@ def test_what_cannot_be_listed_is_named(root, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     path = root / "train" / "cat"
     with pytest.raises(UserError, match=f"{path}: cannot be listed .Permission denied.; repair"):
-        folder(f"folder:{root}")
+        scan(f"folder:{root}")
 
 
 def test_an_empty_folder_and_one_class(tmp_path):

@@ -5,7 +5,7 @@ import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-from adv_ssl.data import sources
+from adv_ssl.data.folders import SUFFIXES, Folder, decode, opened, scan
 from adv_ssl.doctor.check import READY, WRONG, Report, in_threads, shortened, spread
 from adv_ssl.errors import UserError
 
@@ -23,7 +23,7 @@ def check_folder(path: str, thorough: bool) -> Report:
     """
     root = pathlib.Path(path.removeprefix("folder:")).expanduser()
     try:
-        found = sources.folder(f"folder:{root}")
+        found = scan(f"folder:{root}")
     except UserError as error:
         return Report(path, WRONG, "-", 0, str(root), [str(error), *_left_out(root)])
     seen: dict[str, list[str]] = defaultdict(list)
@@ -43,10 +43,10 @@ def _look(item: tuple[pathlib.Path, bool]) -> list[tuple[str, str]]:
     """What is to be said of one file, each with its kind."""
     path, whole = item
     try:
-        with sources.opened(path) as image:
+        with opened(path) as image:
             kinds = list(_kinds(image.mode, image.size, getattr(image, "n_frames", 1)))
         if whole:
-            sources.decode(path)
+            decode(path)
     except UserError as error:
         return [(REFUSED, str(error))]
     return [(kind, str(path)) for kind in kinds]
@@ -86,15 +86,15 @@ def _left_out(root: pathlib.Path) -> Iterator[str]:
         others.update(
             pathlib.Path(name).suffix.lower() or "no ending"
             for name in shown
-            if not name.lower().endswith(sources.SUFFIXES)
+            if not name.lower().endswith(SUFFIXES)
         )
     if others:
         most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
         told = ", ".join(f"{count:,} of {suffix}" for suffix, count in most)
-        yield f"skipped: {told}; read are {', '.join(sources.SUFFIXES)}"
+        yield f"skipped: {told}; read are {', '.join(SUFFIXES)}"
 
 
-def _by_class(found: sources.Folder) -> Iterator[str]:
+def _by_class(found: Folder) -> Iterator[str]:
     """How many images each class has, by split."""
     if not found.classes:
         yield "no classes: for pre-training alone"
