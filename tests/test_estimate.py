@@ -217,7 +217,7 @@ def test_costs_by_hand():
     assert made.share == pytest.approx(0.4)
     assert made.by_bytes == pytest.approx(0.5)
     assert made.exchange == pytest.approx(1.5e9 / 100e9)
-    run = run_of("rotnet", None)._replace(steps=3600)
+    run = run_of("rotnet", None, pretrain__steps=3600)
     estimate = costs.Estimate(run, 1, pod=made)
     assert estimate.hours == pytest.approx(1.015)
     assert estimate.chip_hours == pytest.approx(4 * 1.015)
@@ -304,6 +304,12 @@ def test_a_missing_compiler_is_one_line(monkeypatch):
 def test_a_batch_that_the_chips_do_not_divide():
     raw = tiny.config(pretrain__batch_size=24).to_dict()
     with pytest.raises(UserError, match=r"config\.pretrain\.batch_size=24: .* by the 64 chips"):
+        costs.on_pod(raw, "pretrain", topology("v5e:8x8"))
+
+
+def test_a_batch_that_the_data_does_not_fill():
+    raw = tiny.config(pretrain__batch_size=2048).to_dict()
+    with pytest.raises(UserError, match=r"config\.pretrain\.batch_size=2048 is more than the 1437"):
         costs.on_pod(raw, "pretrain", topology("v5e:8x8"))
 
 

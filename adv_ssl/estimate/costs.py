@@ -88,7 +88,7 @@ def counted(run: Run) -> Estimate:
 
 
 def timed(run: Run, stage: str) -> Estimate:
-    """By some steps on this machine. UserError: its devices do not divide the batch."""
+    """By some steps on this machine. UserError: not with this batch."""
     _check(run, stage, jax.device_count(), "devices of this machine")
     flops = program.flops(run)
     return Estimate(run, flops, here=here.timed(run, flops))
@@ -98,7 +98,7 @@ def on_pod(raw: dict[str, Any], stage: str, topology: Topology) -> Estimate:
     """By compiling a stage of a plain configuration for a pod.
 
     Raises:
-      UserError: the chips do not divide the batch, or there is no compiler.
+      UserError: not with this batch, or there is no compiler.
     """
     run = program.runs(parse(raw))[stage]
     _check(run, stage, topology.chips, f"chips of --topology={topology.name}")
@@ -107,11 +107,14 @@ def on_pod(raw: dict[str, Any], stage: str, topology: Topology) -> Estimate:
 
 
 def _check(run: Run, stage: str, devices: int, what: str) -> None:
-    if run.stage.batch_size % devices:
+    batch = f"config.{stage}.batch_size={run.stage.batch_size}"
+    if run.stage.batch_size > run.images:
         raise UserError(
-            f"config.{stage}.batch_size={run.stage.batch_size}: must be divisible by the {devices} "
-            f"{what}."
+            f"{batch} is more than the {run.images} images of {run.config.data.name} "
+            f"{run.stage.split}: lower it, or take a larger split."
         )
+    if run.stage.batch_size % devices:
+        raise UserError(f"{batch}: must be divisible by the {devices} {what}.")
 
 
 def largest(raw: dict[str, Any], stage: str, topology: Topology) -> int:

@@ -11,7 +11,6 @@ from adv_ssl import sharding, train
 from adv_ssl import stage as stages
 from adv_ssl.config import Config, Stage
 from adv_ssl.data import sources
-from adv_ssl.errors import UserError
 from adv_ssl.estimate.flops import matmul_flops
 from adv_ssl.task import PyTree
 from adv_ssl.tasks.supervised import Supervised
@@ -26,12 +25,17 @@ STAGES = ("pretrain", "finetune")
 
 
 class Run(NamedTuple):
-    """One stage of a run, and how long it is."""
+    """One stage of a run, and its data."""
 
     config: Config
     stage: Stage
+    images: int  # of its split
     classes: int
-    steps: int
+
+    @property
+    def steps(self) -> int:
+        """Its length."""
+        return stages.total_steps(self.stage, self.images)
 
 
 class Program(NamedTuple):
@@ -53,13 +57,8 @@ def runs(config: Config) -> dict[str, Run]:
     made = {}
     for name, stage in trained.items():
         images, classes = _size(config, stage)
-        if images < stage.batch_size:
-            raise UserError(
-                f"config.{name}.batch_size={stage.batch_size} is more than the {images} images of "
-                f"{config.data.name} {stage.split}: lower it, or take a larger split."
-            )
         if classes or not isinstance(stage.task, Supervised):
-            made[name] = Run(config, stage, classes, stages.total_steps(stage, images))
+            made[name] = Run(config, stage, images, classes)
     return made
 
 
