@@ -4,16 +4,19 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from conftest import ROOT
 
 from adv_ssl import sharding, train
 from adv_ssl.config import parse
 from adv_ssl.errors import UserError
+from adv_ssl.estimate import __main__ as command_line
 from adv_ssl.estimate import costs, here, hlo, pod, program
 from adv_ssl.estimate.chips import CHIPS, topology
 from adv_ssl.estimate.flops import matmul_flops
@@ -324,6 +327,57 @@ def test_a_refusal_of_the_child_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(fake))
     with pytest.raises(UserError, match=r"^why$"):
         pod.compiled({}, "pretrain", topology("v5e:8x8"))
+
+
+BYOL = "--config=configs/byol_l2.py:digits"
+COMMANDS = {  # what is said -> the command line
+    "say either --config=FILE[:SCALE] or --all": "--topology=v5e:8x8",
+    "either": f"--all {BYOL}",
+    "--price need --topology=CHIP:AxB": f"--price=1 {BYOL}",
+    "this run trains only finetune": f"--stage=pretrain {BYOL} --config.weights=X",
+    "no such key: 'pretrian'": f"{BYOL} --config.pretrian.steps=1",
+    "expected CHIP:AxB": f"{BYOL} --topology=v5e",
+}
+# Every command line in a process of its own that begins with everything imported already.
+FORKS = """
+import os, sys
+from adv_ssl import command
+from adv_ssl.estimate import __main__ as estimate
+for line in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        sys.argv = ["estimate", *line.split()]
+        command.start(estimate._work, estimate._parse_flags)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_the_command_line():
+    line = [sys.executable, "-c", FORKS, *COMMANDS.values()]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["2"] * len(COMMANDS), done.stderr
+    for said, error in zip(COMMANDS, done.stderr.splitlines(), strict=True):
+        assert said in error
+
+
+def test_what_is_printed_of_a_pod():
+    traffic = (Traffic("all-reduce", "f32", 3, 86_000_000),)
+    clock = CHIPS["v5e"].hertz
+    compiled = Compiled(True, 2**33, round(clock / 4), 2, round(81.9e9), traffic)
+    run = run_of("rotnet", None, pretrain__steps=36_000)
+    made = costs.Estimate(run, 100, pod=costs.OnPod(topology("v5e:8x8"), compiled, round(64e12)))
+    text = "\n".join(command_line._lines("pretrain", made, 2.0))
+    for said in (
+        "36,000 steps of 8 images", "8.0 of 15.8 GiB a chip: fits", "250 ms", "2% of 197 TFLOP/s",
+        "100 ms by memory", "2 custom kernels", "1.7 ms more",
+        "all-reduce, f32: 86.0 MB in 3 arrays", "0.252 s a step", "2.5 hours",
+        "161 chip-hours, 322 at 2 each",
+    ):  # fmt: skip
+        assert said in text
+    full = made.pod._replace(compiled=Compiled(False, 2**35))
+    text = "\n".join(command_line._lines("pretrain", made._replace(pod=full), None))
+    assert "32.0 of 15.8 GiB a chip: DOES NOT FIT" in text
+    assert "hours" not in text
 
 
 # ---- the TPU's compiler itself --------------------------------------------------------------

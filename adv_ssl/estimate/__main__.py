@@ -53,7 +53,7 @@ def _work(_: Sequence[str]) -> None:
     print("An estimate: nothing of it was measured on a pod." if where else "An estimate.")
     for name in [_STAGE.value] if _STAGE.value else runs:
         made = costs.on_pod(raw, name, where) if where else costs.timed(runs[name], name)
-        for line in _lines(name, made):
+        for line in _lines(name, made, _PRICE.value):
             print(line, flush=True)
         if where and _LARGEST.value:
             room = costs.largest(raw, name, where)
@@ -99,7 +99,7 @@ def _row(name: str, config: Any, stage: str, where: Topology | None) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _lines(name: str, made: Estimate) -> Iterable[str]:
+def _lines(name: str, made: Estimate, price: float | None) -> Iterable[str]:
     """A stage in full."""
     images, steps = made.run.stage.batch_size, made.run.steps
     yield f"{name}: {steps:,} steps of {images:,} images"
@@ -115,7 +115,6 @@ def _lines(name: str, made: Estimate) -> Iterable[str]:
     if made.seconds is not None and made.hours is not None:
         yield f"  time      {made.seconds:.3g} s a step, {made.hours:,.1f} hours in all"
     if made.chip_hours is not None:
-        price = _PRICE.value
         money = "" if price is None else f", {made.chip_hours * price:,.0f} at {price:g} each"
         yield f"  cost      {made.chip_hours:,.0f} chip-hours{money}"
 
