@@ -167,7 +167,7 @@ def opened(path: pathlib.Path) -> Iterator[Image.Image]:
     """
     try:
         if not path.is_file():  # a pipe would be waited for
-            raise ValueError("no file, or a link to nowhere")
+            raise ValueError("no file")
         with Image.open(path) as image:
             if image.mode == "F":
                 raise ValueError("floating-point images have no known range")
