@@ -28,6 +28,7 @@ setup(
         "grain>=0.2.18,<0.3",
         "array-record>=0.8.6",
         "tensorflow-datasets>=4.9.10",
+        "importlib_resources>=6",  # which tensorflow-datasets needs to prepare a set
         "numpy>=2",
         "scipy>=1.15",
         "pillow>=12",
@@ -41,6 +42,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "estimate": ["libtpu>=0.0.42,<0.0.43"],  # compiles for TPUs without one
         "test": [
             "pytest>=9",
             "pytest-xdist>=3.8",

@@ -96,7 +96,6 @@ def test_slices_of_the_suites_are_of_these_counts():
 @pytest.mark.parametrize("name", sets.SETS)
 def test_what_tfds_says_of_each_set(name, tmp_path):
     """Its code, which knows classes, files and their sizes, though not the counts."""
-    pytest.importorskip("importlib_resources", reason="TFDS imports it where it prepares a set")
     known = sets.SETS[name]
     builder = tfds.builder(known.parts[0].replace("5.*", "5.*.*"), data_dir=tmp_path)
     feature = builder.info.features[known.labels.feature]
@@ -431,7 +430,6 @@ def test_what_must_be_fetched_by_hand_is_asked_for_first(builder, tmp_path):
 
 
 def test_the_original_files_of_one_configuration_are_named(tmp_path):
-    pytest.importorskip("importlib_resources", reason="TFDS imports it where it prepares a set")
     name = "imagenet_v2/matched-frequency:3.0.0"
     assert prepare._originals(name, str(tmp_path)) == "imagenetv2-matched-frequency.tar.gz"
     assert prepare._originals("cifar10:3.0.2", str(tmp_path)) == "cifar-10-binary.tar.gz"
