@@ -120,16 +120,12 @@ class Stage:
         if self.accumulation < 1:
             raise UserError(f"accumulation={self.accumulation}: must be 1 part or more.")
         if self.batch_size % (self.accumulation * self.group):
-            raise UserError(
-                f"batch_size={self.batch_size}: must be a multiple of accumulation="
-                f"{self.accumulation}, the parts of a batch"
-                + (
-                    f", times task.mixing.group={self.group}, the images that are mixed with one "
-                    "another."
-                    if self.group > 1
-                    else "."
-                )
-            )
+            factors = {
+                f"accumulation={self.accumulation}, the parts of a batch": self.accumulation,
+                f"task.mixing.group={self.group}, the images that are mixed": self.group,
+            }
+            said = ", times ".join(name for name, count in factors.items() if count > 1)
+            raise UserError(f"batch_size={self.batch_size}: must be a multiple of {said}.")
 
     @property
     def group(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from conftest import ROOT
 
-from adv_ssl import sharding, train
+from adv_ssl import recipes, sharding, train
 from adv_ssl.config import parse
 from adv_ssl.errors import UserError
 from adv_ssl.estimate import __main__ as command_line
@@ -85,7 +85,7 @@ def test_a_loop_of_unknown_length_is_not_guessed():
 
 def test_the_encoder_of_the_paper():
     """H: 17.56 GMAC forward, and three times that a nominal step."""
-    raw = tiny.recipes.recipe("rotnet", "nominal", "imagenet").to_dict()
+    raw = recipes.recipe("rotnet", "nominal", "imagenet").to_dict()
     run = program.runs(parse(raw))["pretrain"]
     assert run.steps == 93_600
     tokens, width = 197, 768
@@ -267,7 +267,7 @@ def test_the_program_is_on_the_mesh_it_is_told():
 
 
 def test_published_sizes_need_no_data(tmp_path):
-    config = tiny.recipes.recipe("byol", "l2", "imagenet")
+    config = recipes.recipe("byol", "l2", "imagenet")
     config.data.dir = str(tmp_path)
     runs = program.runs(parse(config.to_dict()))
     assert {name: run.steps for name, run in runs.items()} == {

@@ -257,7 +257,8 @@ def test_a_mistake_ends_the_program_with_2(tmp_path):
         (
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
             "out of memory (RESOURCE_EXHAUSTED: 9 GB): lower the batch sizes "
-            "(config.STAGE.batch_size, --batch_size) or take a smaller model.",
+            "(config.STAGE.batch_size, --batch_size), raise config.STAGE.accumulation, "
+            "or take a smaller model.",
         ),
     ],
 )
