@@ -53,6 +53,18 @@ class AttackConfig:
                 f"start={self.start!r}: for {self.norm} choose from {', '.join(starts)}."
             )
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the size of the steps may be a mistake; None: it may not."""
+        if self.step_size > 1:
+            return f"step_size={self.step_size:g}: a step is longer than epsilon, the radius"
+        if 0 < self.steps * self.step_size < 1:
+            return (
+                f"steps={self.steps} of step_size={self.step_size:g}: together shorter than "
+                "epsilon, the radius"
+            )
+        return None
+
     def make(self) -> attacks.Attack:
         """The attack itself."""
         search = attacks.ATTACKS[self.name]

@@ -29,7 +29,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
                 f"config.{none[1]}: {none[2]} is None in this configuration; take one that has it "
                 "(an attack: those that end in _linf or _l2)."
             )
-        leave(str(error))
+        fraction = re.search(r"to float: '([\d.]+)/(\d+)'$", str(error))
+        hint = f"; write {float(fraction[1]) / int(fraction[2]):.6f}" if fraction else ""
+        leave(f"{error}{hint}")
     except Exception as error:  # whatever a configuration file raises while it is executed
         where = traceback.extract_tb(error.__traceback__)[-1]
         leave(f"--config: {type(error).__name__}: {error} ({where.filename}:{where.lineno})")

@@ -159,6 +159,8 @@ def run(
             f" = {stage.optimizer.lr:.3g} * {stage.batch_size}/256" * stage.optimizer.scaled,
             optim.table(stage.optimizer, peak, stage.layer_decay, state.params),
         )  # fmt: skip
+        if stage.attack and stage.attack.doubt:
+            _log.warning("%s.attack.%s; is that meant?", name, stage.attack.doubt)
         with Writer(folder, start) if hosts.lead() else Nowhere() as writer:
             state = train.run(
                 name,

@@ -1,5 +1,6 @@
 """Laws of the sources, the host transforms and the loader."""
 
+import errno
 import io
 import json
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from adv_ssl.data import transforms
+from adv_ssl.data import sources, transforms
 from adv_ssl.data.loader import eval_batches, train_batches
 from adv_ssl.data.sources import UNLABELLED, Records, Source, load
 from adv_ssl.data.transforms import Augment
@@ -232,6 +233,44 @@ def test_broken_files_are_named(tmp_path: pathlib.Path, suffix: str, damage: str
     with pytest.raises(UserError, match=f"{path}: not a readable image") as caught:
         first(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Opening an image raises ``error``, ``times`` times; ``opened`` counts all attempts."""
+    plan: dict[str, Any] = {"error": None, "times": 0, "opened": 0}
+    really = Image.open
+
+    def opening(path: Any) -> Image.Image:
+        plan["opened"] += 1
+        if plan["opened"] <= plan["times"]:
+            raise plan["error"]
+        return really(path)
+
+    monkeypatch.setattr(Image, "open", opening)
+    monkeypatch.setattr(sources, "WAITS", (0.0, 0.0))
+    return plan
+
+
+def test_a_read_that_the_network_failed_is_tried_again(tmp_path, failing, caplog):
+    path = save(tmp_path / "train" / "a.png", 7)
+    failing |= {"error": OSError(errno.EIO, "Input/output error"), "times": 2}
+    source = folder(tmp_path)
+    assert source.records[0]["image"][0, 0, 0] == 7
+    assert len(source.records.failures) == 2
+    assert f"{path}: not a readable image" in caplog.text
+    assert "Trying again after 0 s; failed reads: 2." in caplog.text
+    failing |= {"times": 6, "opened": 0}
+    with pytest.raises(UserError, match="Input/output error"):
+        source.records[0]
+    assert failing["opened"] == 3
+
+
+def test_a_broken_file_is_not_tried_again(tmp_path, failing):
+    (save(tmp_path / "train" / "a.png")).write_bytes(b"text")
+    with pytest.raises(UserError, match="cannot identify"):
+        first(tmp_path)
+    assert failing["opened"] == 1
 
 
 # ---- TFDS -----------------------------------------------------------------------------------

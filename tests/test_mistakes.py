@@ -101,6 +101,11 @@ OTHERS = {
         {"pretrain__task__mixing__group": 5},
         r"pretrain\.batch_size=16: must be a multiple of task\.mixing\.group=5",
     ),
+    "a batch not of its parts": (
+        "supervised",
+        {"pretrain__accumulation": 3},
+        r"16: must be a multiple of accumulation=3, the parts of a batch, times task\.mixing",
+    ),
     "gamma above 1": ("rotnet", {"pretrain__layer_decay": 1.5}, r"layer_decay=1\.5: must be in"),
     "supervised without labels": (
         "supervised",
@@ -208,6 +213,7 @@ COMMANDS = {  # what is said -> the command line
     "--config: SyntaxError": "--config=README.md",
     "no such configuration file": "--config=configs/nowhere.py",
     "=-1.0": f"{BYOL} --config.pretrain.attack.epsilon=-1",
+    "'4/255'; write 0.015686": f"{BYOL} --config.pretrain.attack.epsilon=4/255",
     "unexpected argument 'digits'": f"{BYOL} digits",
     "--workdir=DIR are needed": f"{BYOL} --workdir=",
 }
@@ -238,6 +244,16 @@ def test_the_command_line(tmp_path):
         assert said in error
         assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "said"),
+    [(2, 5 / 8, None), (0, 0.5, None), (1, 1.0, None), (2, 0.4, "shorter"), (1, 1.01, "longer")],
+)
+def test_steps_that_are_too_short_or_too_long_are_doubted(steps, size, said):
+    changes = {"pretrain__attack__steps": steps, "pretrain__attack__step_size": size}
+    attack = parse(tiny.config(**changes).to_dict()).pretrain.attack
+    assert said in attack.doubt if said else attack.doubt is None
 
 
 def test_a_mistake_ends_the_program_with_2(tmp_path):

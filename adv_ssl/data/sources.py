@@ -5,8 +5,10 @@ understand TFDS's split slices: ``train[:10%]``, ``train[10%:]``, ``train[:5000]
 """
 
 import dataclasses
+import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ from adv_ssl.data import folders
 from adv_ssl.errors import UserError
 
 UNLABELLED = -1
+WAITS = (0.1, 1.0, 5.0)  # seconds, before a failed read is tried again: networks fail and recover
+_log = logging.getLogger("adv_ssl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Records(Sequence[dict[str, Any]]):
     length: int
     num_classes: int  # 0: unlabelled, and every label is -1
     read: Callable[[int], tuple[np.ndarray, Any]]
+    failures: list[str] = dataclasses.field(default_factory=list)  # of reads that were tried again
 
     def __len__(self) -> int:
         return self.length
@@ -45,7 +50,7 @@ class Records(Sequence[dict[str, Any]]):
           UserError: the label is no class, or the image cannot be read.
         """
         index = range(self.length)[index]
-        image, label = self.read(index)
+        image, label = self._read_patiently(index)
         label = label if np.ndim(label) else int(label)
         if self.num_classes and np.ndim(label) == 0 and not 0 <= label < self.num_classes:
             raise UserError(
@@ -53,6 +58,25 @@ class Records(Sequence[dict[str, Any]]):
                 "use a labelled split, or repair the data set."
             )
         return {"image": image, "label": label}
+
+    def _read_patiently(self, index: int) -> tuple[np.ndarray, Any]:
+        for wait in WAITS:
+            try:
+                return self.read(index)
+            except UserError as error:
+                if not _may_pass(error.__cause__):
+                    raise
+                self.failures.append(str(error))
+                count = len(self.failures)
+                _log.warning("%s Trying again after %g s; failed reads: %d.", error, wait, count)
+                time.sleep(wait)
+        return self.read(index)
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Whether the machine failed, not the file; array_record tells its failures not apart."""
+    failed = isinstance(cause, OSError) and cause.errno is not None
+    return failed or isinstance(cause, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
