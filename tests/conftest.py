@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import tempfile
 
 import jax
@@ -14,6 +15,8 @@ from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import Task
 from adv_ssl.tasks import byol, mae, rotnet, simclr, supervised
 
+# In the background a shell has all that it starts ignore Ctrl-C: not what is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_platforms", "cpu")
 # The tests are mostly compiling: compile lightly, and the same program once.
 jax.config.update("jax_disable_most_optimizations", True)

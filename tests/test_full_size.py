@@ -1,4 +1,4 @@
-"""The twelve configurations at full size: ViT-B/16 at 224 on real ImageNet photographs."""
+"""The twelve configurations at the size they have, for a few steps on real images."""
 
 import importlib
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from adv_ssl import pipeline
+from adv_ssl import pipeline, sharding, train
 from adv_ssl.recipes import METHODS, THREATS
 
-CHANGES = {
+IMAGENET = {
     "dtype": "float32",  # on a CPU bfloat16 gains nothing
     "pretrain.steps": 1,
     "pretrain.batch_size": 4,
@@ -20,6 +20,48 @@ CHANGES = {
     "evaluate.batch_size": 8,
     "evaluate.attacks": (),
 }
+SMALL = {
+    "pretrain.steps": 4,
+    "pretrain.batch_size": 32,
+    "finetune.steps": 3,
+    "finetune.batch_size": 32,
+    "evaluate.split": "test[:64]",
+    "evaluate.batch_size": 64,
+    "evaluate.attacks": (("l2", 0.25, 2),),
+    "evaluate.attacked": 32,
+    "log_every": 1,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threat", THREATS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", ["digits", "cifar10"])
+def test_a_run_is_stopped_resumed_and_scored(
+    scale, method, threat, real_data, tmp_path, monkeypatch
+):
+    assembled, steps = sharding.assembled, []
+
+    def stopping(batch):  # asked for once a step
+        steps.append(None)
+        if len(steps) == 2:
+            train._preemption.set()
+        return assembled(batch)
+
+    monkeypatch.setattr(sharding, "assembled", stopping)
+    made = importlib.import_module(f"configs.{method}_{threat}").get_config(scale)
+    config = tiny.change(made, SMALL | {"data.dir": str(real_data)})
+    with pytest.raises(train.Preempted):
+        pipeline.run(config, tmp_path)
+    train._preemption.clear()
+    pipeline.run(config, tmp_path)
+    assert len(steps) == 4 + 3  # none twice
+    for stage, count in (("pretrain", 4), ("finetune", 3)):
+        records = tiny.records(tmp_path / stage / "metrics.jsonl")
+        assert [record["step"] for record in records] == [*range(1, count + 1)]
+        assert all(np.isfinite(record["loss"]) and not record["skipped"] for record in records)
+    scored = {(r["stage"], r["attack"] is not None, r["n"]) for r in tiny.results(tmp_path)}
+    assert {("finetune", False, 64), ("finetune", True, 32)} <= scored
 
 
 @pytest.mark.slow
@@ -28,7 +70,7 @@ CHANGES = {
 def test_a_real_step_of_both_stages(method, threat, real_data, tmp_path):
     """At the paper's own step 0 the learning rate is 0: so all of the warm-up is left out."""
     config = importlib.import_module(f"configs.{method}_{threat}").get_config()
-    changes = CHANGES | {"data.dir": str(real_data)}
+    changes = IMAGENET | {"data.dir": str(real_data)}
     changes |= {f"{stage}.schedule.warmup": 0.0 for stage in ("pretrain", "finetune")}
     if method == "supervised":
         changes["pretrain.task.mixing.group"] = 4

@@ -28,7 +28,12 @@ def finished(tmp_path_factory):
     return run
 
 
-RUNS = [("supervised", "l2"), ("rotnet", "linf"), ("mae", "l2"), ("simclr", "l2")]
+RUNS = [
+    ("supervised", "l2"),
+    ("rotnet", "linf"),
+    ("mae", "l2"),
+    pytest.param("simclr", "l2", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("method", "threat"), RUNS)

@@ -108,10 +108,11 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkey
         assert last[6]["learning_rate"] == theirs[-1]["learning_rate"]
 
 
-def test_an_attack_of_no_steps_is_the_nominal_run_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("method", ["rotnet", pytest.param("byol", marks=pytest.mark.slow)])
+def test_an_attack_of_no_steps_is_the_nominal_run_bit_for_bit(method, tmp_path):
     changes = {"finetune__steps": 2, "evaluate__attacks": ()}
-    pipeline.run(tiny.config("l2", pretrain__attack__steps=0, **changes), tmp_path / "l2")
-    pipeline.run(tiny.config("nominal", **changes), tmp_path / "nominal")
+    pipeline.run(tiny.config("l2", method, pretrain__attack__steps=0, **changes), tmp_path / "l2")
+    pipeline.run(tiny.config("nominal", method, **changes), tmp_path / "nominal")
     for stage in ("pretrain", "finetune"):
         ours, theirs = (tiny.params(tmp_path / run / stage) for run in ("l2", "nominal"))
         chex.assert_trees_all_equal(ours, theirs)
@@ -123,7 +124,7 @@ def test_an_attack_of_no_steps_is_the_nominal_run_bit_for_bit(tmp_path):
 def test_an_unlabelled_folder_is_pretrained_on(tmp_path):
     images = tiny.folder_of_images(tmp_path / "images", 40)
     changes = {"data__name": f"folder:{images}", "pretrain__steps": 2, "evaluate__split": "test"}
-    page = pipeline.run(tiny.config(**changes), tmp_path / "run")
+    page = pipeline.run(tiny.config("nominal", "rotnet", **changes), tmp_path / "run")
     assert page.exists()
     assert not (tmp_path / "run" / "finetune").exists()
 
@@ -180,7 +181,7 @@ def test_data_that_changed_under_a_run_is_noticed(tmp_path, monkeypatch):
 def test_an_image_that_cannot_be_read_loses_no_step(tmp_path, monkeypatch):
     images = tiny.folder_of_images(tmp_path / "images", 60)
     changes = {"data__name": f"folder:{images}", "evaluate__split": "test", "save_every": 100}
-    config = tiny.config(**changes)
+    config = tiny.config("nominal", "rotnet", **changes)
     pipeline.run(config, tmp_path / "whole")
     contents = {path: path.read_bytes() for path in images.iterdir()}
     assembled = sharding.assembled
@@ -275,7 +276,7 @@ def _watch(cls, read, monkeypatch):
 def test_a_signal_saves_and_exits_with_75(number, tmp_path):
     command = [
         *(sys.executable, "-m", "adv_ssl.main", f"--workdir={tmp_path}"),
-        *("--config=configs/byol_l2.py:digits", *tiny.flags(pretrain__steps=100000)),
+        *("--config=configs/rotnet_l2.py:digits", *tiny.flags("rotnet", pretrain__steps=100000)),
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "pretrain" / "metrics.jsonl"

@@ -21,7 +21,7 @@ def test_a_run_on_real_photographs(name, split, size, real_data, tmp_path):
         "pretrain__steps": 2,
         "finetune__steps": 2,
     }
-    page = pipeline.run(tiny.config(**changes), tmp_path)
+    page = pipeline.run(tiny.config("l2", "rotnet", **changes), tmp_path)
     assert page.exists()
     (record,) = tiny.results(tmp_path)
     assert (record["n"], record["dataset"]) == (60, f"{name} {split}[:60]")

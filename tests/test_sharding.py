@@ -50,10 +50,13 @@ def losses(devices: int, *methods: str) -> np.ndarray:
     return np.array(json.loads(done.stdout))
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("mae", "rotnet", "supervised")]
+SLOW = [
+    pytest.param(method, marks=pytest.mark.slow)
+    for method in ("mae", "rotnet", "simclr", "supervised")
+]
 
 
-@pytest.mark.parametrize("method", ["byol", "simclr", *SLOW])
+@pytest.mark.parametrize("method", ["byol", *SLOW])
 def test_eight_devices_train_as_one(method):
     """BYOL's BatchNorm is over the whole batch (B20), SimCLR's loss too; mixing is by groups."""
     one, eight = (losses(devices, method) for devices in (1, 8))

@@ -173,7 +173,7 @@ def test_a_skipped_step_does_not_hold_the_schedule_up():
 def test_a_batch_in_parts_gives_the_mean_of_their_gradients():
     """Neighbours in different parts, each with its own key; the part's number drives the key."""
     parts = 2
-    task, rows = make_task("mae"), make_batch("mae", 8)
+    task, rows = make_task("rotnet"), make_batch("rotnet", 8)
     params, key = task.init(jax.random.key(1)), jax.random.key(2)
     tx = optax.trace(decay=0.0)  # keeps the gradient
     recipe = train.Recipe(task, tx, lambda _: 0.0, None, parts)

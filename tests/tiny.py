@@ -55,9 +55,9 @@ def change(made: ConfigDict, fixed: dict[str, Any], **changes: Any) -> ConfigDic
     return made
 
 
-def flags(**changes: Any) -> list[str]:
+def flags(method: str = "byol", **changes: Any) -> list[str]:
     """The same as command-line overrides."""
-    changes = CHANGES | OF_METHOD["byol"] | {k.replace("__", "."): v for k, v in changes.items()}
+    changes = CHANGES | OF_METHOD[method] | {k.replace("__", "."): v for k, v in changes.items()}
     return [f"--config.{path}={value}" for path, value in changes.items()]
 
 
