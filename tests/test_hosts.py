@@ -22,12 +22,16 @@ from adv_ssl.errors import UserError
 QUICK = tiny.flags(evaluate__split="test[:49]", log_every=1)
 
 
-def start(workdir: pathlib.Path, *more: str, devices: int = 4, count: int = 1, **environment: str):
-    """``count`` processes of one run, each with so many devices; standard error is kept."""
+def free_address() -> str:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = [f"--coordinator={address}", f"--processes={count}"] if count > 1 else []
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start(workdir: pathlib.Path, *more: str, devices: int = 4, count: int = 1, **environment: str):
+    """``count`` processes of one run, each with so many devices; standard error is kept."""
+    shared = [f"--coordinator={free_address()}", f"--processes={count}"] if count > 1 else []
     return [
         subprocess.Popen(
             [sys.executable, "-m", "adv_ssl.main", "--config=configs/byol_l2.py:digits"]
@@ -136,13 +140,9 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, w
     both = start(workdir, count=2)
     wait_for(workdir / "pretrain" / "metrics.jsonl", '"step": 3')
     if number == "KILL":  # with its child, as when a machine is gone
-        (child,) = (
-            pathlib.Path(f"/proc/{both[whom].pid}/task/{both[whom].pid}/children")
-            .read_text()
-            .split()
-        )
+        (child,) = children(both[whom].pid)
         both[whom].kill()
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
     else:
         both[whom].terminate()
     began = time.monotonic()
