@@ -142,6 +142,31 @@ def test_a_model_that_sees_neither_cue_has_no_shape_bias():
     assert counts["shape_top1"] == (0, 2)
 
 
+def test_a_classifier_of_cifar10_decides_between_the_classes_of_both_sets():
+    logits = np.zeros((3, 10))
+    logits[0, 8] = 1.0  # a ship is a boat
+    logits[1, [4, 1]] = 2.0, 1.0  # a deer is no class of the stimuli: the car is next
+    logits[2, 9] = 1.0
+    decided = [
+        list(rules.conflict_classes())[i] for i in rules.conflict_decisions_of_cifar10(logits)
+    ]
+    assert decided == ["boat", "car", "truck"]
+
+
+def test_conflict_counts_of_a_classifier_of_cifar10():
+    airplane, bear, bird, clock = (list(rules.conflict_classes()).index(name) for name in
+                                   ("airplane", "bear", "bird", "clock"))  # fmt: skip
+    shapes = np.array([airplane, airplane, airplane, bear, bird, bird, clock])
+    textures = np.array([airplane, bird, bear, bird, clock, airplane, bear])
+    decisions = np.array([airplane, airplane, bird, bird, bird, airplane, bird])
+    assert rules.conflict_counts_of_cifar10(decisions, shapes, textures) == {
+        "shape_top1": (3, 5),  # 0, 1, 4 of the airplanes and the birds
+        "shape_top1_conflict": (2, 4),
+        "texture_top1_conflict": (2, 3),  # 3 and 5 of 1, 3, 5
+        "shape_bias": (1, 2),  # 1 against 5
+    }
+
+
 # ---- corruptions ----------------------------------------------------------------------------
 
 

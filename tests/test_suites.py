@@ -67,7 +67,8 @@ def score(name, logits, sets, monkeypatch, tmp_path, classes=1000):
     monkeypatch.setattr(runner, "predict", said)
     model = Model(TINY, {"head": {"kernel": np.zeros((1, classes))}}, ())
     options = runner.Options(str(sets), 4, 0)
-    records = runner._score(row(name), model, options, tmp_path / "figures")
+    which = row(name) if isinstance(name, str) else name
+    records = runner._score(which, model, options, tmp_path / "figures")
     return {r["metric"]: (r["value"], r["n"]) for r in records}
 
 
@@ -124,6 +125,22 @@ def test_a_is_among_its_200_classes_and_1000_way_beside_it(sets, monkeypatch, tm
     """Labels 6 and 11; class 0 is none of the 200: a guess of it is passed over."""
     found = score("a", logits_of((0, 6), (0, 6, 11)), sets, monkeypatch, tmp_path)
     assert found == {"top1": (0.5, 2), "top1_1000way": (0.0, 2)}
+
+
+def test_cifar10_shares_seven_classes_with_conflict(sets, monkeypatch, tmp_path):
+    """Shapes airplane, bear, bicycle, bird, boat; textures the same, bicycle, bear, boat, bird."""
+    stimuli = suites.CIFAR10[1]
+    logits = np.eye(10)[[0, 0, 0, 2, 2]]  # airplane thrice, bird twice
+    found = score(stimuli, logits, sets, monkeypatch, tmp_path, classes=10)
+    assert found == {
+        "shape_top1": (2 / 3, 3),  # of airplane, bird, boat
+        "shape_top1_conflict": (1 / 2, 2),
+        "texture_top1_conflict": (1 / 2, 2),
+        "shape_bias": (1 / 2, 2),
+    }
+    with np.load(tmp_path / "figures" / "wrong_conflict.npz") as wrong:
+        assert wrong["label"].tolist() == ["shape boat, texture bird"]
+        assert wrong["said"].tolist() == ["bird"]
 
 
 def test_conflict_counts_shapes_and_textures(sets, monkeypatch, tmp_path):
@@ -271,7 +288,7 @@ def test_a_model_of_another_class_order_is_named(sets, tmp_path):
 
 def test_a_model_of_other_classes_is_refused(sets, tmp_path):
     save(tmp_path / "ten", 10)
-    with pytest.raises(UserError, match="has 1000 classes and the model 10"):
+    with pytest.raises(UserError, match="is scored with 1000 classes and the model has 10"):
         runner._open(row("v2"), predict.load(tmp_path / "ten"), runner.Options(str(sets), 4, 0))
 
 

@@ -39,6 +39,19 @@ ALEXNET_ERRORS = {
     "jpeg_compression": 0.606500,
 }
 AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "sum": np.sum}
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+# The cue-conflict classes that are CIFAR-10's too, and as what
+CONFLICT_OF_CIFAR10 = {
+    "airplane": "airplane",
+    "bird": "bird",
+    "boat": "ship",
+    "car": "automobile",
+    "cat": "cat",
+    "dog": "dog",
+    "truck": "truck",
+}
 _LABELS = pathlib.Path(__file__).parents[1] / "labels"
 
 
@@ -144,6 +157,48 @@ def conflict_counts(
         "texture_top1_conflict": (texture, conflicts),
         "shape_bias": (shape, shape + texture),
     }
+
+
+def conflict_decisions_of_cifar10(logits: np.ndarray) -> np.ndarray:
+    """The one of the seven classes of both sets that a cue-conflict image is taken for (ours).
+
+    Args:
+      logits: [N, 10], in the order of ``CIFAR10``.
+
+    Returns:
+      int [N], in the order of ``conflict_classes()``.
+    """
+    columns = [CIFAR10.index(name) for name in CONFLICT_OF_CIFAR10.values()]
+    return np.array(classes_shared_with_cifar10())[logits[:, columns].argmax(-1)]
+
+
+def conflict_counts_of_cifar10(
+    decisions: np.ndarray, shapes: np.ndarray, textures: np.ndarray
+) -> dict[str, tuple[int, int]]:
+    """As ``conflict_counts``, each metric over the images whose cue is of one of seven classes.
+
+    The bias is over the conflict images whose shape and texture both are.
+    """
+    shape_known, texture_known = (
+        np.isin(cue, classes_shared_with_cifar10()) for cue in (shapes, textures)
+    )
+    conflict, both = shapes != textures, shape_known & texture_known
+
+    def counts(images: np.ndarray) -> dict[str, tuple[int, int]]:
+        return conflict_counts(decisions[images], shapes[images], textures[images])
+
+    return {
+        "shape_top1": counts(shape_known)["shape_top1"],
+        "shape_top1_conflict": counts(shape_known & conflict)["shape_top1_conflict"],
+        "texture_top1_conflict": counts(texture_known & conflict)["texture_top1_conflict"],
+        "shape_bias": counts(both)["shape_bias"],
+    }
+
+
+@functools.cache
+def classes_shared_with_cifar10() -> tuple[int, ...]:
+    """The positions of ``CONFLICT_OF_CIFAR10`` among the cue-conflict classes."""
+    return tuple(list(conflict_classes()).index(name) for name in CONFLICT_OF_CIFAR10)
 
 
 # ---- many scores in one ---------------------------------------------------------------------

@@ -117,15 +117,16 @@ def _open(row: Row, model: Model, options: Options) -> Source:
             f"{row.dataset}: its classes are not the 1000 sorted WNIDs (F11), the first that "
             f"differs is {_first_difference(source.class_names, wnids())}: prepare it anew."
         )
-    if model.classes != source.num_classes:
+    names = row.model_classes or source.class_names
+    if model.classes != len(names):
         raise UserError(
-            f"{row.dataset} has {source.num_classes} classes and the model {model.classes}: score "
-            "a model that was fine-tuned on it."
+            f"{row.dataset} is scored with {len(names)} classes and the model has {model.classes}: "
+            "score a model that was fine-tuned on them."
         )
-    if model.class_names and model.class_names != source.class_names:
+    if model.class_names and model.class_names != names:
         raise UserError(
             f"{row.dataset}: the model was trained on other classes or another order, the first "
-            f"that differs is {_first_difference(model.class_names, source.class_names)}."
+            f"that differs is {_first_difference(model.class_names, names)}."
         )
     if options.images:
         source = source.first(options.images)

@@ -35,6 +35,7 @@ class Row(NamedTuple):
     classes: str = "imagenet"  # whose names, in order, the model's classes must be
     labels: Labels = LABEL
     corruption: tuple[str, int] | None = None  # made on the fly: type, severity
+    model_classes: tuple[str, ...] = ()  # names, in order, if they are not those of the set
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> Scored:
@@ -68,6 +69,15 @@ def _conflict(logits: np.ndarray, labels: np.ndarray) -> Scored:
     return Scored(counts, mean, mean == shapes)
 
 
+def _conflict_of_cifar10(logits: np.ndarray, labels: np.ndarray) -> Scored:
+    """Images whose shape is no class of CIFAR-10 are not counted for it, and not wrong."""
+    shapes, textures = labels.T
+    said = rules.conflict_decisions_of_cifar10(logits)
+    counts = rules.conflict_counts_of_cifar10(said, shapes, textures)
+    known = np.isin(shapes, rules.classes_shared_with_cifar10())
+    return Scored(counts, said, (said == shapes) | ~known)
+
+
 def _counted(hits: np.ndarray) -> tuple[int, int]:
     return int(hits.sum()), len(hits)
 
@@ -83,6 +93,7 @@ SHAPE_AND_TEXTURE = Labels(
     "shape_imagenet_labels",
     lambda example: np.array([example["shape_label"], example["texture_label"]], np.int32),
 )
+_STIMULI = ("conflict", "geirhos_conflict_stimuli:1.0.0", "test", 1_280, False)
 
 IMAGENET = (
     Row("imagenet", "imagenet2012:5.*", "validation", 50_000, True, top1),
@@ -94,8 +105,7 @@ IMAGENET = (
         functools.partial(_restricted, rules.imagenet_r_classes())),
     Row("sketch", "imagenet_sketch:1.0.0", "test", 50_889, True, top1),
     # These are 224 pixels already: never a second crop (F, F2).
-    Row("conflict", "geirhos_conflict_stimuli:1.0.0", "test", 1_280, False, _conflict,
-        labels=SHAPE_AND_TEXTURE),
+    Row(*_STIMULI, _conflict, labels=SHAPE_AND_TEXTURE),
     *(Row(f"c/{name}_{severity}", f"imagenet2012_corrupted/{name}_{severity}:3.1.0", "validation",
           50_000, False, top1)
       for name in TYPES for severity in SEVERITIES),
@@ -109,6 +119,8 @@ TRANSFER = (
 )
 CIFAR10 = (
     Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10"),
+    Row(*_STIMULI, _conflict_of_cifar10, "cifar10", SHAPE_AND_TEXTURE,
+        model_classes=rules.CIFAR10),
     *(Row(f"c/{name}_{severity}", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10",
           corruption=(name, severity))
       for name in TYPES for severity in SEVERITIES),
