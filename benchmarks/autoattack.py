@@ -74,7 +74,7 @@ class Bench:
 BENCHES = {
     "digits": Bench(digits, Architecture(8, 2, 32, 2, 2, 64), 800, {"linf": 0.06, "l2": 0.6}, 240),
     "cifar10": Bench(
-        cifar10, Architecture(32, 8, 128, 4, 4, 512), 4000, {"linf": 4 / 255, "l2": 0.5}, 500
+        cifar10, Architecture(32, 8, 128, 4, 4, 512), 2000, {"linf": 4 / 255, "l2": 0.5}, 500
     ),
 }
 

@@ -111,7 +111,7 @@ def test_weights_of_nowhere_and_half_written_files_are_named(tmp_path: pathlib.P
     ]  # fmt: skip
     assert "is damaged" in left.passed_over[0]
     assert "/x/y/finetune, are of no run" in left.passed_over[3]
-    assert len(left.records) == whole - 5 - 5 - 5 - 3
+    assert len(left.records) == whole - 3 * 2 - 4  # of three runs, of one evaluation
 
 
 def test_numbers_over_seeds(tmp_path: pathlib.Path) -> None:
@@ -132,8 +132,45 @@ def test_numbers_over_seeds(tmp_path: pathlib.Path) -> None:
     score = made.whole.figure2["c", "rotnet", "l2"]
     half = 4.302653 * 3 / np.sqrt(3)  # t of 2 degrees of freedom
     assert score == pytest.approx((54, 54 - half, 54 + half, 3))
-    assert made.whole.figure1["rotnet", "l2", 0.25].value == pytest.approx(53.5)
+    assert made.whole.figure1["rotnet", "l2", 0.25].value == pytest.approx(53 + 1 / 3)
     assert made.seeds[0].cell("c", "rotnet", "l2") == pytest.approx(51)  # not the 59 of 0.65
+
+
+def test_the_best_on_the_test_sets_or_on_what_was_held_out(tmp_path: pathlib.Path) -> None:
+    """A radius of 0.25 with decay 0.5 has the best variants, one of 0.5 is the best held out."""
+
+    def value(cell: Cell) -> Any:
+        best_test = "l2_0.25" in cell.name and "gamma0.5" in cell.name
+        best_held_out = "l2_0.5" in cell.name
+        return lambda row: (
+            40.0 + 9 * (best_held_out if str(row).startswith("cifar10:") else best_test)
+        )
+
+    for radius, gamma in ((0.25, 0.5), (0.25, 0.75), (0.5, 0.75)):
+        some("tiny", tmp_path, f"tiny/rotnet/l2_{radius}/*/gamma{gamma}/*", value)
+    records, scale = store.collect(tmp_path / "tiny").records, grid.SCALES["tiny"]
+    for selection, radius, mean in (("test", 0.25, 49.0), ("held_out", 0.5, 40.0)):
+        made = tables.ours(records, scale, selection).whole
+        assert made.chosen["rotnet", "l2"] == radius
+        assert made.mean("rotnet", "l2") == pytest.approx(mean)
+    with pytest.raises(UserError, match="at --scale=imagenet nothing is held out; take test"):
+        page.write("imagenet", tmp_path, tmp_path / "out", "held_out")
+
+
+def test_a_radius_is_held_to_the_papers_by_the_change_per_pixel() -> None:
+    """C14 at 32 pixels: MAE 0.5, BYOL 2, RotNet and Sup 4, each by 32 / 224."""
+    sweeps = {"mae": (0.07, 0.15), "byol": (0.25, 0.15), "rotnet": (0.5, 0.25),
+              "supervised": (0.5, 0.25)}  # fmt: skip
+    curves = {
+        (method, "l2", radius): tables.Score(50.0 - place)
+        for method, radii in sweeps.items()
+        for place, radius in enumerate(radii)
+    }
+    made = dataclasses.replace(PAPER, figure1=curves, l2_unit=32 / 224)
+    (claim,) = (c for c in claims.claims() if c.id == "C14")
+    assert claim.test(made).margin == pytest.approx(1.0)
+    with pytest.raises(tables.Missing, match="sweep of Sup over l2 radii"):
+        claim.test(dataclasses.replace(made, l2_unit=1.0))
 
 
 # ---- the paper's own numbers ----------------------------------------------------------------
@@ -384,7 +421,7 @@ def test_a_small_scale_is_not_set_beside_the_papers_numbers(
     assert "another scale than the paper's" in html.unescape(text)
     rows = read(tmp_path / "out/figure2.csv")
     assert {row["paper"] for row in rows} == {""}
-    assert sum(row["ours"] != "" for row in rows) == 2
+    assert sum(row["ours"] != "" for row in rows) == 3
     assert "figure1_ours.png" in {p.name for p in (tmp_path / "out").glob("*.png")}
 
 

@@ -53,17 +53,19 @@ def test_the_papers_grid() -> None:
 def test_the_small_grids() -> None:
     assert kinds("cifar10")["pretrain"] == 48 * 3
     small_one = kinds("tiny")
+    # 12 encoders with all five decays, the 12 of the other radii with one; three seeds
     assert (small_one["pretrain"], small_one["finetune"], small_one["scores"]) == (
-        36,
-        36 * 4,
-        36 * 5,
+        3 * (12 + 12),
+        3 * (12 * 4),
+        3 * (12 * 5 + 12),
     )
-    wide = grid.SCALES["cifar10"].radii
-    for key, radii in grid.SCALES["tiny"].radii.items():
-        assert len(radii) == 1
-        assert set(radii) <= set(wide[key])
+    tiny, wide = grid.SCALES["tiny"], grid.SCALES["cifar10"]
+    for key, radii in tiny.radii.items():
+        assert set(radii) <= set(wide.radii[key])
+        assert [tiny.decays(*key, radius) for radius in radii[1:]] == [(0.75,)] * len(radii[1:])
+        assert tiny.decays(*key, radii[0]) == tiny.gammas
     for key, radius in small.RADII["cifar10"].items():
-        assert radius.value in wide[key]  # the configuration's own is one of the sweep
+        assert radius.value in wide.radii[key]  # the configuration's own is one of the sweep
 
 
 @pytest.mark.parametrize("scale", grid.SCALES)
@@ -100,6 +102,9 @@ def test_every_command_is_a_valid_configuration_of_its_cell(
         assert made.weights == weights
         if scale == "tiny":
             assert made.pretrain.steps
+            assert made.pretrain.split == "train[:45000]"
+            assert made.finetune.split == "train[:5000]"
+            assert made.evaluate.split == "train[45000:]"
 
 
 def test_seeds_are_those_of_the_folders(tmp_path: pathlib.Path) -> None:

@@ -29,10 +29,19 @@ class Scale:
     suite: str  # that scores the variants
     variants: tuple[str, ...]  # rows of Figures 2 and 3; Figure 1 has their unweighted mean (F5)
     robust: tuple[str, str, float]  # method, threat, epsilon of Figure 5
+    swept: float | None = None  # the one decay of all radii but a method's first; None: all decays
+    held_out: str = ""  # of the training set, scored by each run: to select by; "": nothing is
+    l2_unit: float = 1.0  # what an L2 radius of 1 of the paper is here
     transfers: tuple[str, ...] = ()  # sets of Table 1, from the encoders of Table 1's radii
     scoring: tuple[str, ...] = ()  # more flags of adv_ssl.evaluate
     attack: tuple[str, ...] = ()  # more flags of Figure 5's evaluation
-    pretrain: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # more flags
+    training: tuple[str, ...] = ()  # more flags of all training
+    pretrain: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # by method
+
+    def decays(self, method: str, threat: str, epsilon: float) -> tuple[float, ...]:
+        """The layer-wise decays that an encoder is fine-tuned with."""
+        first = epsilon == self.radii[method, threat][0]
+        return self.gammas if first or self.swept is None else (self.swept,)
 
 
 def _same(methods: tuple[str, ...], **radii: tuple[float, ...]) -> Radii:
@@ -60,25 +69,33 @@ _CIFAR10 = Scale(
     gammas=(0.65, 0.75, 0.85, 0.95),
     seeds=(0, 1, 2),
     suite="cifar10",
-    variants=("cifar10", "c"),
+    variants=("cifar10", "conflict", "c"),
     robust=("byol", "l2", 0.25),
+    l2_unit=32 / 224,
 )
-# One radius of that list each, short pre-trainings, a part of the test set
+# Some radii of that list each, short pre-trainings, a part of the test set
 _TINY = dataclasses.replace(
     _CIFAR10,
     radii={
         **{(method, "nominal"): NOMINAL for method in METHODS},
-        ("supervised", "linf"): (2 / 255,),
-        ("supervised", "l2"): (0.25,),
-        ("rotnet", "linf"): (2 / 255,),
-        ("rotnet", "l2"): (0.25,),
-        ("mae", "linf"): (1 / 255,),
-        ("mae", "l2"): (0.07,),
-        ("byol", "linf"): (2 / 255,),
-        ("byol", "l2"): (0.25,),
+        ("supervised", "linf"): (2 / 255, 1 / 255, 6 / 255),
+        ("supervised", "l2"): (0.25, 0.15, 0.5),
+        ("rotnet", "linf"): (2 / 255, 1 / 255, 4 / 255),
+        ("rotnet", "l2"): (0.25, 0.15, 0.5),
+        ("mae", "linf"): (1 / 255, 2 / 255),
+        ("mae", "l2"): (0.07, 0.15),
+        ("byol", "linf"): (2 / 255, 1 / 255),
+        ("byol", "l2"): (0.25, 0.15),
     },
     gammas=(0.5, 0.65, 0.75, 0.85, 0.95),
+    swept=0.75,
+    held_out="train[45000:]",
     scoring=("--images=1000",),
+    training=(
+        "--config.pretrain.split=train[:45000]",
+        "--config.evaluate.split=train[45000:]",
+        "--config.evaluate.attacks=(('l2', 0.25, 10),)",
+    ),
     attack=("--attack=pgd", "--radii=0.125,0.25,0.5"),
     pretrain={
         "supervised": ("--config.pretrain.steps=3000",),
@@ -158,12 +175,12 @@ def _cells(name: str, scale: Scale) -> Iterator[Cell]:
     for (method, threat), epsilons in scale.radii.items():
         for epsilon in epsilons:
             for seed in scale.seeds:
-                for gamma in scale.gammas:
-                    yield from _model(name, scale, Model(method, threat, epsilon, gamma), seed)
+                gammas = scale.decays(method, threat, epsilon)
+                first = Model(method, threat, epsilon, gammas[0])
+                for gamma in gammas:
+                    yield from _model(name, scale, first._replace(gamma=gamma), first, seed)
                 if scale.transfers and epsilon == table1_radius(method, threat):
-                    yield from _transfers(
-                        name, scale, Model(method, threat, epsilon, scale.gammas[0]), seed
-                    )
+                    yield from _transfers(name, scale, first, seed)
 
 
 def table1_radius(method: str, threat: str) -> float:
@@ -171,14 +188,14 @@ def table1_radius(method: str, threat: str) -> float:
     return 0.0 if threat == "nominal" else float(paper.RADII[method, threat].value)
 
 
-def _model(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cell]:
-    """Training of a model, its scores."""
-    first = training(name, model._replace(gamma=scale.gammas[0]), seed)
-    this = training(name, model, seed)
+def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> Iterator[Cell]:
+    """Training of a model from the encoder that is pre-trained with ``encoder``, its scores."""
+    first, this = (training(name, which, seed) for which in (encoder, model))
     flags = [
         f"--config=configs/{model.method}_{model.threat}.py:{scale.recipe}",
         f"--config.seed={seed}",
         *([f"--config.pretrain.attack.epsilon={model.epsilon!r}"] if model.epsilon else []),
+        *scale.training,
         *scale.pretrain.get(model.method, ()),
         f"--config.finetune.layer_decay={model.gamma}",
     ]

@@ -16,7 +16,7 @@ SHORT = {"supervised": "Sup-PT", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL
 GROUPS = {"nominal": "Nominal", "linf": "L-inf", "l2": "L2"}
 VARIANTS = {
     "imagenet": ("ImageNet", "IN-Real", "IN-V2", "IN-A", "IN-R", "IN-Sketch", "Conflict", "IN-C"),
-    "cifar10": ("CIFAR-10", "corrupted"),
+    "cifar10": ("CIFAR-10", "Conflict", "corrupted"),
 }  # by suite, in the order of a scale's variants
 SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sun397": "SUN-397",
         "resisc45": "RESISC-45", "dmlab": "DMLab", AVERAGE: "Average"}  # fmt: skip
@@ -62,16 +62,17 @@ class _Places(NamedTuple):
     chosen: Mapping[tuple[str, str], float]
 
     def model(self, method: str, threat: str, epsilon: float | None = None) -> str:
-        """The folder of a radius: the one given; else the best one; else, as long as none is
-        scored, the paper's, or the largest of a scale that does not have it.
-        """
+        """The folder of a radius: the one given, or the one that is shown."""
         if epsilon is None:
-            epsilon = self.chosen.get((method, threat), self._planned(method, threat))
+            epsilon = self.shown(method, threat)
         return f"{self.name}/{method}/{grid.folder(threat, epsilon)}/seed*"
 
-    def _planned(self, method: str, threat: str) -> float:
+    def shown(self, method: str, threat: str) -> float:
+        """The best radius; as long as none is scored, the paper's, or the first of a scale that
+        does not have it.
+        """
         radii, stated = self.scale.radii[method, threat], grid.table1_radius(method, threat)
-        return stated if stated in radii else radii[-1]
+        return self.chosen.get((method, threat), stated if stated in radii else radii[0])
 
     def scores(self, method: str, threat: str, gamma: float | None, epsilon: float | None) -> str:
         """What scores a model, or all its decays."""
@@ -133,6 +134,13 @@ def _figure2(scale: Scale, places: _Places) -> Layout:
 
 def _figure3(scale: Scale, places: _Places) -> Layout:
     threats = dict(FIGURE3)
+
+    def fill(key: Key) -> str:
+        _, method, gamma = key
+        threat = threats[method]
+        run = gamma in scale.decays(method, threat, places.shown(method, threat))
+        return places.scores(method, threat, gamma, None) if run else ""
+
     return Layout(
         "figure3",
         ("variant", "method", "gamma"),
@@ -140,7 +148,7 @@ def _figure3(scale: Scale, places: _Places) -> Layout:
         [Head((m, g), f"{g:g}") for m in threats for g in scale.gammas],
         [(f"{SHORT[m]} {GROUPS[t]}", len(scale.gammas)) for m, t in FIGURE3],
         lambda row, column: row + column,
-        lambda key: places.scores(key[1], threats[key[1]], key[2], None),
+        fill,
     )
 
 

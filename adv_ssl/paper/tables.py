@@ -29,6 +29,7 @@ GAMMAS = (0.65, 0.75, 0.85, 0.95)  # of Figure 3
 AVERAGE = "average"  # the last row of Table 1
 TABLES = ("figure1", "figure2", "figure3", "figure5", "table1")
 SEARCHES = ("autoattack", "apgd", "pgd")  # the first that was run is Figure 5's
+SELECTIONS = ("test", "held_out")  # what the best radius and decay are the best on
 
 
 class Missing(LookupError):
@@ -55,6 +56,7 @@ class Exhibits:
     figure3: Mapping[tuple[str, str, float], Score]  # variant, method, gamma
     figure5: Mapping[tuple[float, float], Score]  # gamma, radius of the attack
     table1: Mapping[tuple[str, str, str, str], Score]  # set, optimizer, method, threat
+    l2_unit: float = 1.0  # what an L2 radius of 1 of the paper is here
 
     def mean(self, method: str, threat: str, without: Collection[str] = ()) -> float:
         """The mean over the variants of the best model of a method and threat."""
@@ -144,19 +146,26 @@ class Ours:
     seeds: Mapping[int, Exhibits]
 
 
-def ours(records: Sequence[Record], scale: Scale) -> Ours:
+def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ours:
     """The same exhibits from a store.
 
     The radius and the decay that are shown are those with the best mean of the variants on the
-    evaluation sets themselves, as the paper's are (D15).
+    evaluation sets themselves, as the paper's are (D15); or, ``selection`` being held_out, those
+    with the best top-1 on what was held out of the training set.
     """
     runs: Runs = defaultdict(lambda: defaultdict(dict))
+    held_out: dict[Model, list[float]] = defaultdict(list)
     for r in records:
+        model = Model(r.method, r.threat, r.epsilon, r.gamma)
         if r.stage == "finetune" and _is_row(r, scale):
-            model = Model(r.method, r.threat, r.epsilon, r.gamma)
             runs[model][r.seed][r.dataset] = _score(r)
-    best = _best_of_each(runs, 3, scale)  # decay of each method, threat and radius
-    chosen = _best_of_each({model: runs[model] for model in best.values()}, 2, scale)
+        elif r[5:8] == ("finetune", r.optimizer, "main") and not r.attack:
+            held_out[model].append(r.value)
+    merits = {
+        model: _merit(of_seed, held_out[model], scale, selection) for model, of_seed in runs.items()
+    }
+    best = _best_of_each(merits, 3)  # decay of each method, threat and radius
+    chosen = _best_of_each({model: merits[model] for model in best.values()}, 2)
     seeds = {
         seed: _of_seed([r for r in records if r.seed == seed], seed, runs, best, chosen, scale)
         for seed in sorted({r.seed for r in records})
@@ -177,24 +186,21 @@ def _score(r: Record) -> Score:
     return Score(100 * r.value, low, high)
 
 
-def _best_of_each(runs: Runs, fields: int, scale: Scale) -> dict[tuple[Any, ...], Model]:
-    """Of the models that share their first ``fields`` fields the one with the best mean.
+def _merit(
+    of_seed: Mapping[int, Rows], held_out: Sequence[float], scale: Scale, selection: str
+) -> tuple[int, float]:
+    """What a model is chosen by: on how many variants it is scored, then its mean over seeds."""
+    means = [mean.value for rows in of_seed.values() if (mean := _mean(rows, scale.variants))]
+    values = held_out if selection == "held_out" else means
+    return max(map(len, of_seed.values())), float(np.mean(values)) if values else 0.0
 
-    Where none is scored on all variants: the one that is on most.
-    """
 
-    def merit(model: Model) -> tuple[float, float]:
-        rows = max(len(of_seed) for of_seed in runs[model].values())
-        means = [mean.value for mean in map(scale_mean, runs[model].values()) if mean]
-        return rows, float(np.mean(means)) if means else 0.0
-
-    def scale_mean(rows: Rows) -> Score | None:
-        return _mean(rows, scale.variants)
-
+def _best_of_each(merits: Mapping[Model, Any], fields: int) -> dict[tuple[Any, ...], Model]:
+    """Of the models that share their first ``fields`` fields the one with the largest merit."""
     groups: dict[tuple[Any, ...], list[Model]] = defaultdict(list)
-    for model in runs:
+    for model in merits:
         groups[model[:fields]].append(model)
-    return {key: max(models, key=merit) for key, models in groups.items()}
+    return {key: max(models, key=merits.__getitem__) for key, models in groups.items()}
 
 
 def _mean(rows: Rows, variants: Sequence[str]) -> Score | None:
@@ -234,10 +240,11 @@ def _of_seed(
     for method, threat in FIGURE3:
         if (method, threat) in chosen:
             own = chosen[method, threat]
-            for gamma in scale.gammas:
+            for gamma in scale.decays(*own[:3]):
                 found = runs.get(own._replace(gamma=gamma), {}).get(seed, {})
                 figure3 |= {(row, method, gamma): score for row, score in found.items()}
     return Exhibits(
+        l2_unit=scale.l2_unit,
         variants=scale.variants,
         chosen={key: model.epsilon for key, model in chosen.items()},
         figure1={key: mean for key, mean in means.items() if mean is not None},
@@ -296,6 +303,7 @@ def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale
         return {key: _over_seeds([t[key] for t in tables if key in t]) for key in keys}
 
     return Exhibits(
+        l2_unit=scale.l2_unit,
         variants=scale.variants,
         chosen={key: model.epsilon for key, model in chosen.items()},
         **{name: over_seeds(name) for name in TABLES},
