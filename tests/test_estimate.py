@@ -275,6 +275,10 @@ def test_published_sizes_need_no_data(tmp_path):
         "finetune": 250_200,
     }
     config.finetune.split = "train[:10%]"
+    config.finetune.steps = None
+    made = program.runs(parse(config.to_dict()))["finetune"]
+    assert (made.images, made.classes) == (128_117, 1000)
+    config.finetune.split = "validation"
     with pytest.raises(UserError, match="is not prepared"):
         program.runs(parse(config.to_dict()))
 

@@ -18,12 +18,15 @@ import tiny
 from conftest import ROOT
 from planted import config, plant
 
+from adv_ssl import recipes
 from adv_ssl.config import parse
 from adv_ssl.errors import UserError
+from adv_ssl.estimate import program
 from adv_ssl.evaluation.suites import SUITES
 from adv_ssl.files import held
-from adv_ssl.paper import grid, runner, store
+from adv_ssl.paper import grid, prices, runner, store
 from adv_ssl.paper.grid import Cell
+from adv_ssl.paper.tables import rows
 from adv_ssl.recipes import small
 
 # ml_collections loads a configuration file so
@@ -53,11 +56,11 @@ def test_the_papers_grid() -> None:
 def test_the_small_grids() -> None:
     assert kinds("cifar10")["pretrain"] == 48 * 3
     small_one = kinds("tiny")
-    # 12 encoders with all five decays, the 12 of the other radii with one; three seeds
+    # 12 encoders with all five decays, the 8 of the other radii with one; three seeds
     assert (small_one["pretrain"], small_one["finetune"], small_one["scores"]) == (
-        3 * (12 + 12),
+        3 * (12 + 8),
         3 * (12 * 4),
-        3 * (12 * 5 + 12),
+        3 * (12 * 5 + 8),
     )
     tiny, wide = grid.SCALES["tiny"], grid.SCALES["cifar10"]
     for key, radii in tiny.radii.items():
@@ -122,6 +125,40 @@ def test_evaluations_are_known_to_the_evaluator() -> None:
     for scale in grid.SCALES.values():
         rows = {row.name for row in SUITES[scale.suite]} | {"c"}
         assert set(scale.variants) <= rows
+
+
+QUICK = ("cifar10", "rotnet", "nominal")
+ROWS = [
+    pytest.param(row, id="-".join(key), marks=[] if key == QUICK else pytest.mark.slow)
+    for row in rows("training")
+    if (key := tuple(list(row.values())[:3]))
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_prices_are_of_the_recipes(row: dict[str, str]) -> None:
+    threat = "nominal" if row["threat"] == "nominal" else "l2"
+    method = "supervised" if row["stage"] == "finetune" else row["stage"]
+    config = parse(recipes.recipe(method, threat, row["recipe"]).to_dict())
+    run = program.runs(config)["finetune" if row["stage"] == "finetune" else "pretrain"]
+    size = run.stage.batch_size
+    assert (run.steps, size) == (int(row["steps"]), int(row["batch_size"]))
+    gflops = program.flops(run) / size / 1e9
+    assert float(row["gflops_per_image"]) == pytest.approx(gflops, rel=1e-4)
+
+
+def test_a_price_is_of_what_a_cell_trains() -> None:
+    by_kind = {cell.kind: cell for cell in reversed(grid.cells("tiny"))}
+    finetune = 0.083572e9 * 64 * 800
+    assert prices.flops(by_kind["finetune"]) == pytest.approx(finetune)
+    nominal = 0.083572e9 * 64 * 3000
+    assert prices.flops(by_kind["pretrain"]) == pytest.approx(nominal + finetune)
+    assert prices.flops(by_kind["scores"]) == 0
+    nominal, attacked = 2 * 105.15 + 280.9, 2 * 248.5 + 567.7  # all but MAE, 11 radii each
+    gflop = 93_600 * 4096 * (nominal + 11 * attacked) + 249_600 * 4096 * (58.1 + 11 * 137.1)
+    gflop += 192 * 250_200 * 512 * 105.15
+    hours = gflop * 1e9 / (0.27 * 197e12) / 3600
+    assert prices.hours(grid.cells("imagenet"), "imagenet") == pytest.approx(hours, rel=1e-3)
 
 
 def test_an_unknown_scale_is_one_line() -> None:

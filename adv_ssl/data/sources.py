@@ -125,7 +125,7 @@ def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source
     return _tfds(name, split, data_dir, labels)
 
 
-def _select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple[str, slice]]:
+def select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple[str, slice]]:
     """The (split, range) pairs which ``split`` stands for, e.g. [("train", slice(0, 50))].
 
     Args:
@@ -169,7 +169,7 @@ def _digits(split: str) -> Source:
         np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0
     )
     order = {"train": train, "test": test}
-    parts = _select("digits", split, {key: [len(value)] for key, value in order.items()})
+    parts = select("digits", split, {key: [len(value)] for key, value in order.items()})
     chosen = np.concatenate([order[key][part] for key, part in parts])
     records = Records(
         f"digits {split}", len(chosen), 10, lambda i: (images[chosen[i]], digits.target[chosen[i]])
@@ -189,7 +189,7 @@ def _folder(name: str, split: str) -> Source:
     files of other types are skipped.
     """
     found = folders.scan(name)
-    parts = _select(name, split, {key: [len(paths)] for key, paths in found.files.items()})
+    parts = select(name, split, {key: [len(paths)] for key, paths in found.files.items()})
     chosen = [(found.roots[key], path) for key, part in parts for path in found.files[key][part]]
     labelled = all(folders.subfolders(found.roots[key]) for key, _ in parts)
     names = found.classes if labelled else ()
@@ -260,7 +260,7 @@ def _build(name: str, folder: str) -> str:
 def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
     builder = prepared(name, data_dir)
     info, command = builder.info, _build(name, tfds_folder(data_dir))
-    parts = _select(name, split, {key: value.shard_lengths for key, value in info.splits.items()})
+    parts = select(name, split, {key: value.shard_lengths for key, value in info.splits.items()})
     for path in (path for key, _ in parts for path in info.splits[key].filepaths):
         if not path.exists():
             raise UserError(f"data set {name!r} is incomplete: {path} is missing; {command}")

@@ -15,7 +15,7 @@ from adv_ssl.estimate.flops import matmul_flops
 from adv_ssl.task import PyTree
 from adv_ssl.tasks.supervised import Supervised
 
-# (images, classes) of whole training splits: an estimate needs no image.
+# (images, classes) of training splits: an estimate needs no image.
 PUBLISHED = {
     "imagenet2012": (1_281_167, 1000),
     "cifar10": (50_000, 10),
@@ -88,8 +88,10 @@ def recipe(run: Run) -> train.Recipe:
 def _size(config: Config, stage: Stage) -> tuple[int, int]:
     """(images, classes) of a stage's split."""
     name = config.data.name.partition(":")[0]
-    if name in PUBLISHED and stage.split == "train":
-        return PUBLISHED[name]
+    if name in PUBLISHED and stage.split.startswith("train"):
+        images, classes = PUBLISHED[name]
+        parts = sources.select(name, stage.split, {"train": [images]})
+        return sum(part.stop - part.start for _, part in parts), classes
     source = sources.load(config.data.name, stage.split, config.data.dir)
     return len(source.records), source.num_classes
 

@@ -6,10 +6,10 @@ python -m adv_ssl.paper report --store=DIR --out=DIR2 [--scale=imagenet|cifar10|
     [--selection=test|held_out]
 
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
-was. ``--dry_run`` lists the cells and their states, ``--print_jobs`` a shell command for each, each
-behind the one it needs. ``report`` writes the paper's tables, figures and claims beside ours; our
-radii and decays are those that are the best on the test sets, as the paper's, or on what was held
-out of the training set.
+was. ``--dry_run`` lists the cells with their states and the hours of their training,
+``--print_jobs`` a shell command for each, each behind the one it needs. ``report`` writes the
+paper's tables, figures and claims beside ours; our radii and decays are those that are the best on
+the test sets, as the paper's, or on what was held out of the training set.
 Exit codes: 0 done; 1 a cell failed; 2 a mistake, told in one line; 75 stopped, start again.
 """
 
@@ -22,7 +22,7 @@ from absl import flags
 
 from adv_ssl import command
 from adv_ssl.command import leave
-from adv_ssl.paper import grid, page, runner, tables
+from adv_ssl.paper import grid, page, prices, runner, tables
 
 _SCALE = flags.DEFINE_string("scale", "imagenet", ", ".join(grid.SCALES))
 _STORE = flags.DEFINE_string("store", None, "Folder of all runs.")
@@ -59,8 +59,11 @@ def _work(words: Sequence[str]) -> None:
     elif _DRY_RUN.value:
         states = [runner.state(cell, store) for cell in cells]
         for cell, state in zip(cells, states, strict=True):
-            print(f"{state:8}{cell.kind:9}{cell.name}")
-        print(_counted(states), file=sys.stderr)
+            price = f"{prices.hours([cell], _SCALE.value):8.2f}" if prices.flops(cell) else 8 * " "
+            print(f"{state:8}{cell.kind:9}{price}  {cell.name}")
+        left = [cell for cell, state in zip(cells, states, strict=True) if state == runner.MISSING]
+        total = f"{prices.hours(left, _SCALE.value):,.0f} {prices.unit(_SCALE.value)}"
+        print(f"{_counted(states)}; to train what is missing: about {total}", file=sys.stderr)
     else:
         came = runner.run(cells, store)
         print(_counted(came.values()))

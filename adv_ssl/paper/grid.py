@@ -36,7 +36,8 @@ class Scale:
     scoring: tuple[str, ...] = ()  # more flags of adv_ssl.evaluate
     attack: tuple[str, ...] = ()  # more flags of Figure 5's evaluation
     training: tuple[str, ...] = ()  # more flags of all training
-    pretrain: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # by method
+    # By stage, pre-training's called after its method; what is not there is as in the recipe
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def decays(self, method: str, threat: str, epsilon: float) -> tuple[float, ...]:
         """The layer-wise decays that an encoder is fine-tuned with."""
@@ -78,10 +79,10 @@ _TINY = dataclasses.replace(
     _CIFAR10,
     radii={
         **{(method, "nominal"): NOMINAL for method in METHODS},
-        ("supervised", "linf"): (2 / 255, 1 / 255, 6 / 255),
-        ("supervised", "l2"): (0.25, 0.15, 0.5),
-        ("rotnet", "linf"): (2 / 255, 1 / 255, 4 / 255),
-        ("rotnet", "l2"): (0.25, 0.15, 0.5),
+        ("supervised", "linf"): (2 / 255, 6 / 255),
+        ("supervised", "l2"): (0.25, 0.5),
+        ("rotnet", "linf"): (2 / 255, 4 / 255),
+        ("rotnet", "l2"): (0.25, 0.5),
         ("mae", "linf"): (1 / 255, 2 / 255),
         ("mae", "l2"): (0.07, 0.15),
         ("byol", "linf"): (2 / 255, 1 / 255),
@@ -97,12 +98,7 @@ _TINY = dataclasses.replace(
         "--config.evaluate.attacks=(('l2', 0.25, 10),)",
     ),
     attack=("--attack=pgd", "--radii=0.125,0.25,0.5"),
-    pretrain={
-        "supervised": ("--config.pretrain.steps=3000",),
-        "rotnet": ("--config.pretrain.steps=3000",),
-        "mae": ("--config.pretrain.steps=5000",),
-        "byol": ("--config.pretrain.steps=2000",),
-    },
+    steps={"supervised": 3000, "rotnet": 3000, "mae": 5000, "byol": 2000, "finetune": 800},
 )
 SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY}
 
@@ -191,12 +187,13 @@ def table1_radius(method: str, threat: str) -> float:
 def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> Iterator[Cell]:
     """Training of a model from the encoder that is pre-trained with ``encoder``, its scores."""
     first, this = (training(name, which, seed) for which in (encoder, model))
+    stages = {"pretrain": model.method, "finetune": "finetune"}
     flags = [
         f"--config=configs/{model.method}_{model.threat}.py:{scale.recipe}",
         f"--config.seed={seed}",
         *([f"--config.pretrain.attack.epsilon={model.epsilon!r}"] if model.epsilon else []),
         *scale.training,
-        *scale.pretrain.get(model.method, ()),
+        *[f"--config.{s}.steps={scale.steps[n]}" for s, n in stages.items() if n in scale.steps],
         f"--config.finetune.layer_decay={model.gamma}",
     ]
     if this == first:

@@ -18,7 +18,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, document, image, join, table, tag
-from adv_ssl.paper import figures, grid, runner, tables
+from adv_ssl.paper import figures, grid, prices, runner, tables
 from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
 from adv_ssl.paper.layouts import GROUPS, SHORT, Key, Layout, layouts, radius
@@ -363,10 +363,15 @@ def _missing(missing: Sequence[grid.Cell], study: Study) -> Html:
     else:
         command = f"python -m adv_ssl.paper run --scale={study.scale} --store={study.folder}"
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(c.kind for c in missing).items())
+        price = f"{prices.hours(missing, study.scale):,.0f} {prices.unit(study.scale)}"
         items = [tag("li", tag("code", cell.command(str(study.folder)))) for cell in missing]
         summary = tag("summary", f"The {len(missing)} commands, in order")
         left = join(
-            tag("p", f"{kinds}. All of it, one after the other: ", tag("code", command)),
+            tag(
+                "p",
+                f"{kinds}; to train them takes about {price}. All of it, one after the other: ",
+                tag("code", command),
+            ),
             tag("details", summary, tag("ol", *items)),
         )
     files = [tag("li", reason) for reason in study.store.passed_over]
