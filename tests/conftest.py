@@ -5,6 +5,16 @@ import pathlib
 import signal
 import tempfile
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the first process: what follows is for all others
+    _cache = tempfile.TemporaryDirectory(prefix="adv_ssl-programs-")
+    # The tests are mostly compiling: compile lightly, and the same program once.
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": _cache.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
 import jax
 import numpy as np
 import pytest
@@ -17,12 +27,6 @@ from adv_ssl.tasks import byol, mae, rotnet, simclr, supervised
 
 # In the background a shell has all that it starts ignore Ctrl-C: not what is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-jax.config.update("jax_platforms", "cpu")
-# The tests are mostly compiling: compile lightly, and the same program once.
-jax.config.update("jax_disable_most_optimizations", True)
-_cache = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = Architecture(image_size=8, patch=4, width=16, depth=1, heads=2, mlp=32)

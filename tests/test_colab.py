@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 
@@ -46,7 +45,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
             cells += [settings] if "parameters" in cell["metadata"].get("tags", []) else []
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], input=json.dumps(cells), cwd=ROOT, capture_output=True,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}, text=True, timeout=600,
+        text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("shown Image") == 2

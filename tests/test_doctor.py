@@ -473,7 +473,7 @@ def ran(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-c", FORKS, str(root), json.dumps(lines)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "TFDS_DATA_DIR": str(root)},
+        env={**os.environ, "TFDS_DATA_DIR": str(root)},
         capture_output=True,
         text=True,
         timeout=300,

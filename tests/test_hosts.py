@@ -40,9 +40,7 @@ def start(workdir: pathlib.Path, *more: str, devices: int = 4, count: int = 1, *
             cwd=ROOT,
             env={
                 **os.environ,
-                "JAX_PLATFORMS": "cpu",
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                 "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
                 **environment,

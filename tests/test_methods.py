@@ -30,8 +30,8 @@ def finished(tmp_path_factory):
 
 RUNS = [
     ("supervised", "l2"),
-    ("rotnet", "linf"),
     ("mae", "l2"),
+    pytest.param("rotnet", "linf", marks=pytest.mark.slow),  # in test_real_data.py, test_colab.py
     pytest.param("simclr", "l2", marks=pytest.mark.slow),
 ]
 

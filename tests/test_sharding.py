@@ -24,9 +24,7 @@ def run_python(arguments: list[str], devices: int) -> Any:
 def started(arguments: list[str], devices: int) -> subprocess.Popen:
     environment = {
         "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     return subprocess.Popen(
         [sys.executable, *arguments],

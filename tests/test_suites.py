@@ -181,7 +181,7 @@ def evaluate(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "adv_ssl.evaluate", *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         timeout=300,
