@@ -14,6 +14,7 @@ import jax
 import adv_ssl
 from adv_ssl.errors import UserError
 from adv_ssl.files import read_json, write_json
+from adv_ssl.markup import Html, join, tag
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
@@ -71,3 +72,23 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
             "starts": [*starts, start],
         },
     )
+
+
+def shown(path: pathlib.Path) -> Html:
+    """A provenance.json for a page."""
+    made = read_json(path, dict)
+    facts = {
+        "adv_ssl": made["adv_ssl"],
+        "commit": (made["commit"] or "unknown: not a git checkout")
+        + (" with uncommitted changes" if made["dirty"] else ""),
+        "Python": made["python"],
+        "devices": ", ".join(made["devices"]),
+        "seed": made["seed"],
+        "packages": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
+    }
+    pairs = [join(tag("dt", key), tag("dd", value)) for key, value in facts.items()]
+    starts = [
+        tag("li", tag("small", start["time"]), tag("br"), tag("code", start["command"]))
+        for start in made["starts"]
+    ]
+    return join(tag("dl", *pairs, class_="facts"), tag("h3", "Starts"), tag("ol", *starts))

@@ -14,26 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from adv_ssl import figures, metrics
+from adv_ssl import figures, metrics, provenance
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, arrays, document, image, join, table, tag
+from adv_ssl.names import METHODS, NORMS, axis, radius, searched, threat
+from adv_ssl.recipes.values import FLAGS
 
 NAME = "report.html"
-METHODS = {
-    "supervised": "Supervised",
-    "rotnet": "RotNet",
-    "mae": "MAE",
-    "byol": "BYOL",
-    "simclr": "SimCLR",
-}
-NORMS = {"linf": "L∞", "l2": "L2"}
-FLAGS = {
-    "PAPER": "stated by the paper",
-    "REF": "stated by the reference the paper names, or by its released code",
-    "OPEN": "left open by the paper: the best-supported choice",
-    "OURS": "chosen by us: a smaller scale, or a matter of running",
-    "changed": "differs from the recipe, whose value and source are in brackets",
-}
 PANELS: dict[str, tuple[str, tuple[float, float] | None]] = {  # metric -> title, ends of the y axis
     "loss": ("loss", None),
     "learning_rate": ("learning rate", None),
@@ -76,7 +63,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         "Filters": part(_filters, "figures/filters.npz"),
         "Hand-off": part(_handoff, "finetune/handoff.json"),
         "Recipe": part(_recipe, "config.json"),
-        "Provenance": part(provenance, "provenance.json"),
+        "Provenance": part(provenance.shown, "provenance.json"),
     }
     top = part(_headline, "config.json"), part(_sentence, "results.json")
     page = document(f"adv_ssl: {workdir.resolve().name}", top, sections)
@@ -115,7 +102,7 @@ def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: 
         return tag("p", reason, class_="missing")
 
 
-# Headline and scores
+# ---- Headline and scores ----
 
 
 def _headline(path: pathlib.Path) -> Html:
@@ -166,7 +153,7 @@ def _scores(path: pathlib.Path) -> Html:
             (
                 tag("span", record["dataset"], " ", tag("small", metric)),
                 NORMS.get(attack["norm"], attack["norm"]) if attack else "none",
-                _radius(attack) if attack else "",
+                radius(attack) if attack else "",
                 attack.get("steps", ""),
                 tag("b", f"{100 * record['value']:.1f}"),
                 _interval(record),
@@ -186,10 +173,9 @@ def _robust_accuracy(path: pathlib.Path) -> Html:
         return tag("p", "no attack evaluated", class_="missing")
     images = []
     for norm, named in curves.items():
-        label = NORMS.get(norm, norm) + (" radius, in 1/255" if norm == "linf" else " radius")
-        drawn = figures.robust_accuracy(named, label)
+        drawn = figures.robust_accuracy(named, axis(norm))
         name = f"robust_accuracy_{norm}"
-        images.append(image(path.parent / "figures", name, drawn, f"Top-1 over {label}"))
+        images.append(image(path.parent / "figures", name, drawn, f"Top-1 over {axis(norm)}"))
     note = "Top-1 with 95% intervals. Radius 0 is clean; of several attacks of a radius, the worst."
     return join(tag("div", *images, class_="wide panels"), tag("p", note, class_="note"))
 
@@ -205,11 +191,11 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[li
                 attack = r["attack"] or {"norm": norm, "epsilon": 0.0}
                 own = f"{r['dataset']}, {r['stage']}, step {r['step']}" == origin
                 if own and attack["norm"] == norm:
-                    radius = attack["epsilon"] * (255 if norm == "linf" else 1)
-                    point = [radius, r["value"], *r["ci95"]]
-                    worst[radius] = min(worst.get(radius, point), point)
+                    at = attack["epsilon"] * (255 if norm == "linf" else 1)
+                    point = [at, r["value"], *r["ci95"]]
+                    worst[at] = min(worst.get(at, point), point)
             if any(worst):  # a clean score alone, of radius 0, is no curve
-                curves.setdefault(norm, {})[origin] = [worst[radius] for radius in sorted(worst)]
+                curves.setdefault(norm, {})[origin] = [worst[at] for at in sorted(worst)]
     return curves
 
 
@@ -221,27 +207,11 @@ def _top1(path: pathlib.Path) -> list[dict[str, Any]]:
     return records
 
 
-def threat(attack: Mapping[str, Any]) -> str:
-    """Norm and radius of an attack, as the paper writes them."""
-    return f"{NORMS.get(attack['norm'], attack['norm'])} ε\xa0=\xa0{_radius(attack)}"
-
-
-def searched(attack: Mapping[str, Any]) -> str:
-    """What searched the ball, such as PGD: where nothing is said it was that."""
-    return str(attack.get("name", "pgd")).replace("_", " ").upper()
-
-
-def _radius(attack: Mapping[str, Any]) -> str:
-    """As the paper writes it: k/255 in L-inf, a number in L2."""
-    epsilon = attack["epsilon"]
-    return f"{255 * epsilon:.3g}/255" if attack["norm"] == "linf" else f"{epsilon:g}"
-
-
 def _interval(record: Mapping[str, Any]) -> str:
     return "{:.1f} to {:.1f}".format(*(100 * end for end in record["ci95"]))
 
 
-# Training
+# ---- Training ----
 
 
 def _training(path: pathlib.Path) -> Html:
@@ -275,7 +245,7 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
     return steps[finite], values[finite]
 
 
-# Images
+# ---- Images ----
 
 
 def _gallery(path: pathlib.Path) -> Html:
@@ -349,7 +319,7 @@ def _filters(path: pathlib.Path) -> Html:
     return join(tag("div", drawing, class_="filters"), tag("p", note, class_="note"))
 
 
-# Hand-off, recipe, provenance
+# ---- Hand-off and recipe ----
 
 
 def _handoff(path: pathlib.Path) -> Html:
@@ -410,23 +380,3 @@ def _label(value: Any, source: Any) -> tuple[str, str]:
 def _text(value: Any) -> str:
     """A string as it is, all else as JSON; an empty string as JSON too, to be seen."""
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-
-
-def provenance(path: pathlib.Path) -> Html:
-    """What the numbers were made with, of provenance.json."""
-    record = json.loads(path.read_text())
-    facts = {
-        "adv_ssl": record["adv_ssl"],
-        "commit": (record["commit"] or "unknown: not a git checkout")
-        + (" with uncommitted changes" if record["dirty"] else ""),
-        "Python": record["python"],
-        "devices": ", ".join(record["devices"]),
-        "seed": record["seed"],
-        "packages": ", ".join(f"{name} {version}" for name, version in record["packages"].items()),
-    }
-    pairs = [join(tag("dt", key), tag("dd", value)) for key, value in facts.items()]
-    starts = [
-        tag("li", tag("small", start["time"]), tag("br"), tag("code", start["command"]))
-        for start in record["starts"]
-    ]
-    return join(tag("dl", *pairs, class_="facts"), tag("h3", "Starts"), tag("ol", *starts))

@@ -4,11 +4,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adv_ssl import figures
+from adv_ssl import figures, provenance
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.files import read_json, write_atomically
 from adv_ssl.markup import Html, arrays, document, image, join, table, tag
-from adv_ssl.report import NORMS, provenance, threat
+from adv_ssl.names import axis, threat
 
 Record = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     wrong = [_wrong(p) for p in sorted((workdir / "figures").glob("wrong_*.npz"))]
     if wrong:
         sections["Wrong"] = join(*wrong)
-    sections["Provenance"] = provenance(workdir / "provenance.json")
+    sections["Provenance"] = provenance.shown(workdir / "provenance.json")
     top = tag("h1", f"Scores of {weights}"), _headline(records)
     write_atomically(workdir / "report.html", document(f"adv_ssl: {weights}", top, sections))
     return workdir / "report.html"
@@ -102,9 +102,8 @@ def _curves(records: Sequence[Record], folder: pathlib.Path) -> Html:
                     [[0.0, clean["value"], *clean["ci95"]]],
                 )
                 points.append([r["attack"]["epsilon"] * scale, r["value"], *r["ci95"]])
-        label = NORMS[norm] + (" radius, in 1/255" if norm == "linf" else " radius")
-        drawn = figures.robust_accuracy(curves, label)
-        drawings.append(image(folder, f"robust_{norm}", drawn, f"Top-1 over {label}"))
+        drawn = figures.robust_accuracy(curves, axis(norm))
+        drawings.append(image(folder, f"robust_{norm}", drawn, f"Top-1 over {axis(norm)}"))
     return tag("div", *drawings, class_="wide panels")
 
 

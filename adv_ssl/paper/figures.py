@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from adv_ssl.figures import COLOURS, FAINT, INK, MARKERS
+from adv_ssl.names import METHODS as TITLES
 from adv_ssl.paper.tables import Score
 from adv_ssl.recipes import METHODS
-from adv_ssl.report import METHODS as TITLES
 
 PANELS = {"linf": "L\N{INFINITY} radius, in 1/255", "l2": "L2 radius"}
 # From blue to red through white, as the paper's tables; pale, so that black can be read on it

@@ -12,6 +12,24 @@ from adv_ssl.paper.tables import AVERAGE, BASELINE, FIGURE3, Exhibits
 from adv_ssl.recipes import METHODS, THREATS
 
 Key = tuple[Any, ...]
+TITLES = {
+    "figure1": ("Figure 1", "Mean top-1 over the variants against the radius of pre-training"),
+    "figure2": ("Figure 2", "The best models of each method and threat, variant by variant"),
+    "figure3": ("Figure 3", "Layer-wise decay in fine-tuning"),
+    "figure5": ("Figure 5", "Robust accuracy by layer-wise decay"),
+    "table1": ("Table 1", "Transfer to small sets"),
+}
+NOTES = {
+    "figure1": "Radii at equal distances. The paper's figure is an image: its best models' means "
+    "follow from its Figure 2, other points and its zero line are not printed; the text says what "
+    "lies above and below the line (C05). Each radius with its best decay. "
+    "Bars are 95% intervals: over seeds if there are two or more, else over images.",
+    "figure2": "Rows are coloured by themselves, red is better. In the paper radius and decay have "
+    "the best mean on these very sets (D15).",
+    "figure3": "As Figure 2.",
+    "figure5": "Top-1 under attack, with 95% intervals. The paper's figure is an image.",
+    "table1": "The best of a row is bold. Encoders of the radii in the paper's caption.",
+}
 SHORT = {"supervised": "Sup-PT", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
 GROUPS = {"nominal": "Nominal", "linf": "L-inf", "l2": "L2"}
 VARIANTS = {

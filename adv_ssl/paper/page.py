@@ -21,35 +21,17 @@ from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.paper import figures, grid, prices, runner, tables
 from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
-from adv_ssl.paper.layouts import GROUPS, SHORT, Key, Layout, layouts, radius
+from adv_ssl.paper.layouts import GROUPS, NOTES, SHORT, TITLES, Key, Layout, layouts, radius
 from adv_ssl.paper.store import Record, Store, collect
 from adv_ssl.paper.tables import BASELINE, Exhibits, Score
 from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_ours
 from adv_ssl.recipes import METHODS
 
-TITLES = {
-    "figure1": ("Figure 1", "Mean top-1 over the variants against the radius of pre-training"),
-    "figure2": ("Figure 2", "The best models of each method and threat, variant by variant"),
-    "figure3": ("Figure 3", "Layer-wise decay in fine-tuning"),
-    "figure5": ("Figure 5", "Robust accuracy by layer-wise decay"),
-    "table1": ("Table 1", "Transfer to small sets"),
-}
 SELECTED = {
     "test": "the best mean on these very sets, as the paper's",
     "held_out": "the best top-1 on images held out of the training set",
 }
 LACKS = "a dash is missing, hold the pointer over it for the command that fills it."
-NOTES = {
-    "figure1": "Radii at equal distances. The paper's figure is an image: its best models' means "
-    "follow from its Figure 2, other points and its zero line are not printed; the text says what "
-    "lies above and below the line (C05). Each radius with its best decay. "
-    "Bars are 95% intervals: over seeds if there are two or more, else over images.",
-    "figure2": "Rows are coloured by themselves, red is better. In the paper radius and decay have "
-    "the best mean on these very sets (D15).",
-    "figure3": "As Figure 2.",
-    "figure5": "Top-1 under attack, with 95% intervals. The paper's figure is an image.",
-    "table1": "The best of a row is bold. Encoders of the radii in the paper's caption.",
-}
 
 
 class Study(NamedTuple):

@@ -6,6 +6,13 @@ from typing import Any, NamedTuple
 import ml_collections
 
 Tree = dict[str, Any]
+FLAGS = {  # and what they mean
+    "PAPER": "stated by the paper",
+    "REF": "stated by the reference the paper names, or by its released code",
+    "OPEN": "left open by the paper: the best-supported choice",
+    "OURS": "chosen by us: a smaller scale, or a matter of running",
+    "changed": "differs from the recipe, whose value and source are in brackets",
+}
 
 
 class Value(NamedTuple):
