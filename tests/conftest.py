@@ -25,8 +25,9 @@ from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import Task
 from adv_ssl.tasks import byol, mae, rotnet, simclr, supervised
 
-# In the background a shell has all that it starts ignore Ctrl-C: not what is tested.
+# In the background, or under nohup, these would be ignored by all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = Architecture(image_size=8, patch=4, width=16, depth=1, heads=2, mlp=32)

@@ -29,11 +29,11 @@ def finished(tmp_path_factory):
 
 
 RUNS = [
-    ("supervised", "l2"),
     ("mae", "l2"),
-    pytest.param("rotnet", "linf", marks=pytest.mark.slow),  # in test_real_data.py, test_colab.py
-    pytest.param("simclr", "l2", marks=pytest.mark.slow),
-]
+    # Two of these run in test_real_data.py and test_colab.py too
+    *(pytest.param(*run, marks=pytest.mark.slow)
+      for run in (("supervised", "l2"), ("rotnet", "linf"), ("simclr", "l2"))),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "threat"), RUNS)

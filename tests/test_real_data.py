@@ -7,10 +7,13 @@ from adv_ssl import pipeline
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "size"),
-    [("cifar10:3.0.2", "test", 16), ("imagenet2012:5.*", "validation", 32)],
+    ("method", "name", "split", "size"),
+    [
+        ("supervised", "cifar10:3.0.2", "test", 16),
+        ("rotnet", "imagenet2012:5.*", "validation", 32),
+    ],
 )
-def test_a_run_on_real_photographs(name, split, size, real_data, tmp_path):
+def test_a_run_on_real_photographs(method, name, split, size, real_data, tmp_path):
     changes = {
         "data__name": name,
         "data__dir": str(real_data),
@@ -21,7 +24,7 @@ def test_a_run_on_real_photographs(name, split, size, real_data, tmp_path):
         "pretrain__steps": 2,
         "finetune__steps": 2,
     }
-    page = pipeline.run(tiny.config("l2", "rotnet", **changes), tmp_path)
+    page = pipeline.run(tiny.config("l2", method, **changes), tmp_path)
     assert page.exists()
-    (record,) = tiny.results(tmp_path)
+    *_, record = tiny.results(tmp_path)  # supervised pre-training has a score of its own before
     assert (record["n"], record["dataset"]) == (60, f"{name} {split}[:60]")
