@@ -16,7 +16,7 @@ from typing import NoReturn, TextIO
 import absl.logging
 from absl import app, flags
 
-from adv_ssl import hosts, train
+from adv_ssl import hosts, runtime, train
 from adv_ssl.errors import UserError
 
 log = logging.getLogger("adv_ssl")
@@ -39,6 +39,7 @@ def start(
     def main(rest: Sequence[str]) -> None:
         _log_to(sys.stdout)
         train.watch_for_preemption()
+        runtime.prepare()
         with _answered():
             work(rest[1:])
 

@@ -7,11 +7,13 @@ curves differ by marker as well.
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
+
+if TYPE_CHECKING:  # loaded when something is drawn: a training run starts without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
@@ -71,7 +73,7 @@ def amplification(perturbation: np.ndarray) -> float:
     return float(f"{math.floor(ideal / unit) * unit:.0e}")
 
 
-def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> Figure:
+def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> "Figure":
     """Images of one size in rows of one length, with gaps between them.
 
     Small images are enlarged by a whole number, each pixel to a square (nearest neighbour).
@@ -82,7 +84,7 @@ def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> Figure:
     images = np.clip(np.array(rows), 0, 1).repeat(zoom, 2).repeat(zoom, 3)
     tiles = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles])[:-gap, :-gap]
-    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
+    figure = _figure(sheet.shape[1] / 100, sheet.shape[0] / 100, dpi=100)
     figure.figimage(sheet)
     return figure
 
@@ -95,12 +97,14 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def curve(
     steps: np.ndarray, values: np.ndarray, title: str, bounds: tuple[float, float] | None = None
-) -> Figure:
+) -> "Figure":
     """One metric over training, [T] against [T], with its last value at the upper right.
 
     ``bounds`` of the y axis: for shares, whose distance to 0 and 1 is what tells something.
     """
-    figure = Figure(figsize=(3.5, 2.1), dpi=200)
+    from matplotlib import ticker
+
+    figure = _figure(3.5, 2.1, dpi=200)
     axes = figure.add_axes((0.15, 0.19, 0.81, 0.66))
     line = values
     if len(values) >= MANY_POINTS:
@@ -113,20 +117,22 @@ def curve(
         axes.set_ylim(*bounds)
     axes.set_title(title, loc="left", fontsize=8, color=INK, fontweight="bold")
     axes.set_title(f"{line[-1]:.3g}", loc="right", fontsize=8, color=COLOURS[0])
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.4g}"))
     _plain(axes, "step")
     return figure
 
 
-def robust_accuracy(curves: Mapping[str, Sequence[Sequence[float]]], radius: str) -> Figure:
+def robust_accuracy(curves: Mapping[str, Sequence[Sequence[float]]], radius: str) -> "Figure":
     """Accuracy over the radius of the attack: a curve a name, of points (radius, value, low, high).
 
     Values are shares, 0..1, ``low`` and ``high`` their intervals' ends; ``radius`` names the axis.
     """
-    figure = Figure(figsize=(4.4, 2.8), dpi=220)
+    from matplotlib import ticker
+
+    figure = _figure(4.4, 2.8, dpi=220)
     axes = figure.add_axes((0.12, 0.16, 0.85, 0.8))
     for i, (name, points) in enumerate(curves.items()):
         x, value, low, high = np.array(points, float).T
@@ -136,7 +142,7 @@ def robust_accuracy(curves: Mapping[str, Sequence[Sequence[float]]], radius: str
             capsize=3, linewidth=1.5, markersize=4,
         )  # fmt: skip
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     if len(curves) > 1:
         for text in axes.legend(fontsize=7, frameon=False).get_texts():
             text.set_parse_math(False)
@@ -144,10 +150,10 @@ def robust_accuracy(curves: Mapping[str, Sequence[Sequence[float]]], radius: str
     return figure
 
 
-def filters(components: np.ndarray, explained: np.ndarray) -> Figure:
+def filters(components: np.ndarray, explained: np.ndarray) -> "Figure":
     """Components [K, p, p, 3] in rows of seven, each over its share of the variance, [K]."""
     rows = max(1, math.ceil(len(components) / 7))
-    figure = Figure(figsize=(7, 1.16 * rows), dpi=160)
+    figure = _figure(7, 1.16 * rows, dpi=160)
     grid = figure.subplots(rows, 7, squeeze=False)
     figure.subplots_adjust(0.0, 0.16 / rows, 1.0, 1.0, wspace=0.06, hspace=0.22)
     for axes in grid.flat:
@@ -159,14 +165,20 @@ def filters(components: np.ndarray, explained: np.ndarray) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """The figure as a PNG file, the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _plain(axes: Axes, xlabel: str) -> None:
+def _figure(width: float, height: float, dpi: int) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi)
+
+
+def _plain(axes: "Axes", xlabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=7.5, color=INK, labelpad=2)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#9aa3ad")

@@ -4,11 +4,14 @@ import base64
 import html
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from adv_ssl import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VOID = ("br", "img", "meta")  # elements without an end tag
 
@@ -62,7 +65,7 @@ def table(
     return tag("div", whole, class_="scroll")
 
 
-def image(folder: pathlib.Path, name: str, figure: Figure, alt: str) -> Html:
+def image(folder: pathlib.Path, name: str, figure: "Figure", alt: str) -> Html:
     """Writes the figure as ``name.png`` and gives an element that holds a copy of it."""
     data = figures.png(figure)
     (folder / f"{name}.png").write_bytes(data)

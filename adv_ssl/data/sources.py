@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tensorflow_datasets.core import read_only_builder
 
 from adv_ssl.data import folders
@@ -162,6 +160,9 @@ def select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple
 
 def _digits(split: str) -> Source:
     """scikit-learn's 1,797 grey 8x8 digits: 1,437 to train, 360 to test, in each class alike."""
+    from sklearn.datasets import load_digits  # here: other sets start without, seconds earlier
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # 0..16 in the file
     images = np.repeat(grey[..., None], 3, axis=-1)

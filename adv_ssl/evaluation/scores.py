@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from adv_ssl import hosts, sharding
 from adv_ssl.attacks import pgd
@@ -27,6 +26,8 @@ SEARCH = {"loss": "margin", "restarts": 1}  # of every attack here
 
 def wilson(correct: int, n: int) -> list[float]:
     """95% interval of a proportion (Wilson's score)."""
+    from scipy import stats  # here: it takes seconds to load, and training starts without
+
     interval = stats.binomtest(correct, n).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 
