@@ -1,133 +1,133 @@
-"""FLOPs, seconds per step, ratios and images per second: a table, and benchmarks/results.json.
+"""python -m benchmarks.run [PART ...] [--methods=byol,mae] [--rounds=N]
 
-Nominal and attacked steps alternate in one run, so that the noise of the machine hits both alike.
+A table, and benchmarks/results.json, in which each part renews its own section.
 """
 
+import argparse
 import json
-import os
 import pathlib
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from adv_ssl import recipes, stage, train
-from adv_ssl.config import Config, Stage, parse
-from adv_ssl.data import loader, sources
+from adv_ssl import recipes, runtime
+from adv_ssl.files import write_json
+from benchmarks import compare, inference, inputs, startup, timing
+from benchmarks.compare import torch_steps
+from benchmarks.steps import Case
 
-REPEATS = 15
 OUTPUT = pathlib.Path(__file__).parent / "results.json"
+NO_TORCH = (
+    "PyTorch is not installed: only our half is measured; pip install -e .[bench] adds the other."
+)
+Options = argparse.Namespace
 
 
-def _parsed(method: str, threat: str, scale: str, attack_steps: int = 2) -> tuple[Config, Stage]:
-    raw = recipes.recipe(method, threat, scale)
-    if threat != "nominal":
-        raw.pretrain.attack.steps = attack_steps
-    config = parse(raw.to_dict())
-    assert config.pretrain
-    return config, config.pretrain
+def _steps(scale: str, dtype: str, rounds: int, options: Options) -> Iterator[tuple[str, Any]]:
+    for method in options.methods:
+        case = Case(method, scale, dtype)
+        yield method, compare.method(case, options.rounds or rounds, scale == "imagenet")
+        jax.clear_caches()
 
 
-def _batch(config: Config, options: Stage, size: int) -> dict[str, Any]:
-    side, views = config.model.image_size, options.task.views
-    shape = (size, *([views] if views > 1 else []), side, side, 3)
-    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    return {"image": pixels, "label": np.zeros(size, np.int32)}
+def _small(options: Options) -> Iterator[tuple[str, Any]]:
+    """Steps of a ViT of width 128 and 4 blocks on 64 images of 32 pixels, float32."""
+    return _steps("cifar10", "float32", 7, options)
 
 
-def flops(method: str, threat: str, attack_steps: int = 2) -> float:
-    """FLOPs an image of a pre-training step at ViT-B/16, as XLA counts them before optimizing."""
-    config, options = _parsed(method, threat, "imagenet", attack_steps)
-    size = options.group * 2
-    recipe = stage.make_recipe(options, stage.make_task(config, options, 1000), 1000)
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda: stage.random_state(options, recipe, key))
-    lowered = train.train_step.lower(recipe, state, _batch(config, options, size), key)
-    cost = lowered.cost_analysis()
-    assert cost is not None
-    return float(cost["flops"]) / size
+def _small_bfloat16(options: Options) -> Iterator[tuple[str, Any]]:
+    """The same with products in bfloat16."""
+    return _steps("cifar10", "bfloat16", 5, options)
 
 
-def flop_ratio(method: str) -> dict[str, Any]:
-    """PGD^2 over nominal. XLA counts a loop's body once: so a step of PGD is PGD^1 - nominal."""
-    nominal, one = flops(method, "nominal"), flops(method, "l2", attack_steps=1)
-    return {
-        "nominal_gflops_per_image": nominal / 1e9,
-        "pgd2_over_nominal": (nominal + 2 * (one - nominal)) / nominal,
-    }
+def _large(options: Options) -> Iterator[tuple[str, Any]]:
+    """Steps of ViT-B/16 on 8 images of 224 pixels, float32."""
+    return _steps("imagenet", "float32", 3, options)
 
 
-def prepared_step(method: str, scale: str, threat: str) -> Callable[[], float]:
-    """A function that runs one pre-training step, compiled already, and returns its seconds."""
-    config, options = _parsed(method, threat, scale)
-    recipe = stage.make_recipe(options, stage.make_task(config, options, 10), 1000)
-    key = jax.random.key(0)
-    box = [stage.random_state(options, recipe, key)]
-    batch = jax.tree.map(jnp.asarray, _batch(config, options, options.batch_size))
-
-    def step() -> float:
-        began = time.perf_counter()
-        box[0], metrics = train.train_step(recipe, box[0], batch, key)
-        jax.block_until_ready(metrics)
-        return time.perf_counter() - began
-
-    step()  # compiles
-    return step
+def _large_bfloat16(options: Options) -> Iterator[tuple[str, Any]]:
+    """The same with products in bfloat16."""
+    return _steps("imagenet", "bfloat16", 3, options)
 
 
-def time_ratio(method: str, scale: str) -> dict[str, Any]:
-    """Nominal and PGD^2 steps side by side."""
-    nominal, attacked = (prepared_step(method, scale, threat) for threat in ("nominal", "l2"))
-    pairs = [(nominal(), attacked()) for _ in range(REPEATS)]
-    images = _parsed(method, "nominal", scale)[1].batch_size
-    quartiles = statistics.quantiles([b / a for a, b in pairs], n=4)
-    return {
-        "nominal_images_per_second": images / statistics.median(a for a, _ in pairs),
-        "pgd2_images_per_second": images / statistics.median(b for _, b in pairs),
-        "pgd2_over_nominal": quartiles[1],
-        "pgd2_over_nominal_quartiles": [quartiles[0], quartiles[2]],
-    }
+def _evaluation(options: Options) -> Iterator[tuple[str, Any]]:
+    """Predicted classes of the small ViT and of ViT-B/16, clean and under PGD-10, float32."""
+    for scale, rounds in (("cifar10", 5), ("imagenet", 3)):
+        yield scale, inference.both(Case("supervised", scale), options.rounds or rounds)
 
 
-def loading(method: str, name: str, size: int) -> dict[str, Any]:
-    """Images per second from the source to a batch, as the paper augments for ``method``."""
-    options = _parsed(method, "nominal", "imagenet")[1]
-    batch, count = 64, 40
-    batches = loader.train_batches(
-        sources.load(name, "train", ""), image_size=size, views=options.task.views,
-        augment=options.augment, batch_size=batch, seed=0, start=0, stop=count,
-    )  # fmt: skip
-    next(batches)
-    began = time.perf_counter()
-    for _ in batches:
-        pass
-    return {"images_per_second": batch * (count - 1) / (time.perf_counter() - began)}
+def _input(options: Options) -> Iterator[tuple[str, Any]]:
+    """From JPEGs of 288 x 384 pixels to batches of 224: each stage in one thread, and all."""
+    yield "stages", inputs.stages(options.rounds or 7)
+    yield "whole", inputs.whole(options.rounds or 7)
 
 
-def main() -> None:
-    """Runs all and writes the table."""
-    results: dict[str, Any] = {
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-    }
-    for method in recipes.METHODS:
-        results[f"{method} FLOPs, ViT-B/16"] = flop_ratio(method)
-        results |= {f"{method} step, {s}": time_ratio(method, s) for s in ("digits", "cifar10")}
-    for method in recipes.METHODS:
-        results[f"{method} input, digits at 16"] = loading(method, "digits", 16)
-        if os.environ.get("TFDS_DATA_DIR"):
-            results[f"{method} input, ImageNet at 224"] = loading(method, "imagenet2012:5.*", 224)
-    OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
-    for name, values in results.items():
-        for key, value in values.items() if isinstance(values, dict) else [("", values)]:
-            shown = f"{value:,.2f}" if isinstance(value, float) else value
-            print(f"{name:<40} {key:<28} {shown}")
+def _startup(options: Options) -> Iterator[tuple[str, Any]]:
+    """Seconds to the first step of ViT-B/16, 8 images, float32, in a fresh process."""
+    for recipe in ("supervised_nominal", "supervised_l2"):
+        yield recipe, startup.cold_and_warm(recipe)
+
+
+PARTS: dict[str, Callable[[Options], Iterator[tuple[str, Any]]]] = {
+    "small": _small,
+    "small-bfloat16": _small_bfloat16,
+    "vit-b16": _large,
+    "vit-b16-bfloat16": _large_bfloat16,
+    "input": _input,
+    "startup": _startup,
+    "evaluation": _evaluation,
+}
+
+
+def _measure(part: str, options: Options) -> None:
+    """Writes and prints each figure as soon as it is there."""
+    section: dict[str, Any] = {"what": PARTS[part].__doc__}
+    for name, figures in PARTS[part](options):
+        section |= {name: figures | {"circumstances": timing.circumstances()}}
+        results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+        write_json(OUTPUT, results | {part: results.get(part, {}) | section})
+        _print(f"{part}, {name}", figures)
+
+
+def _print(title: str, figures: dict[str, Any]) -> None:
+    """Lines of the table; a median has its quartiles behind it."""
+    print(f"\n{title}  (load {timing.circumstances()['load'][0]})")
+    for name, value in _leaves(figures):
+        if isinstance(value, dict):
+            spread = f"  {value['q1']:>10,.4g} to {value['q3']:,.4g}"
+            by = f"   by FLOPs {value['by_flops']}" if "by_flops" in value else ""
+            print(f"  {name:<42} {value['median']:>12,.4g}{spread}{by}", flush=True)
+        else:
+            print(f"  {name:<42} {value:>12,.4g}", flush=True)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix} {key}".strip()
+        if isinstance(value, dict) and "median" not in value:
+            yield from _leaves(value, name)
+        else:
+            yield name, value
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the parts that are asked for: all by default."""
+    lines = "\n".join(f"  {name:<18} {part.__doc__}" for name, part in PARTS.items())
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.run",
+        description="Our steps against PyTorch's, input, start-up, evaluation.\n\n" + lines,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="all by default")
+    parser.add_argument("--methods", type=lambda s: s.split(","), default=recipes.METHODS)
+    parser.add_argument("--rounds", type=int, help="measurements of each; by default by the part")
+    options = parser.parse_args(argv)
+    runtime.prepare()
+    if not torch_steps:
+        print(NO_TORCH)
+    for part in options.part or PARTS:
+        _measure(part, options)
 
 
 if __name__ == "__main__":
