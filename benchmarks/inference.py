@@ -20,9 +20,7 @@ PGD10 = AttackConfig("pgd", "l2", 0.5, 10, 5 / 8, "ball")
 
 def both(case: Case, rounds: int) -> dict[str, Any]:
     """Clean and attacked, for the classifier of ``case``."""
-    work: dict[Any, Callable[[], Any]] = {
-        ("ours", name): call for name, call in _ours(case).items()
-    }
+    work = _ours(case)
     if torch_steps:
         work |= torch_steps.evaluation(case, PGD10)
     paces = {
