@@ -34,7 +34,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install  ## seconds per step, images per second: a table and benchmarks/results.json
+bench: install  ## against PyTorch, if pip install -e .[bench]: a table, benchmarks/results.json
 	$(BIN)/python -m benchmarks.run
 
 lock:  ## resolves setup.py's ranges into requirements.lock

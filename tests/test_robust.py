@@ -147,7 +147,7 @@ def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
     robust.run(model, source, 0, curve(), tmp_path)
     (tmp_path / "evaluation.json").write_text(json.dumps({"weights": "w"}))
     (tmp_path / "provenance.json").write_text("{}")
-    monkeypatch.setattr(page, "provenance", lambda path: "")
+    monkeypatch.setattr(page.provenance, "shown", lambda path: "")
     text = page.write(tmp_path).read_text()
     for said in ("Robust curve", "Doubts", "PGD-40, 3 restarts", "apgd, L2 ε\xa0=\xa00.05"):
         assert said in text
