@@ -50,7 +50,7 @@ setup(
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],
-        "bench": ["torch>=2.13", "timm>=1.0.20", "torchattacks>=3.5"],  # what steps are held against
+        "bench": ["torch>=2.13", "timm>=1.0.20", "torchattacks>=3.5"],  # held against
         "reference": [
             "torch>=2.13",
             "timm>=1.0.20",
