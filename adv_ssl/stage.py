@@ -89,8 +89,13 @@ Step = Callable[[State, Batch, jax.Array], tuple[State, Aux]]
 def make_step(recipe: train.Recipe, shapes: State, fsdp: bool, mesh: Mesh) -> tuple[Step, State]:
     """(``train_step`` on a mesh, where its state is), given the shapes of the state."""
     shardings = sharding.of_state(shapes, fsdp, mesh)
+
+    def on_mesh(state: State, batch: Batch, key: jax.Array) -> tuple[State, Aux]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train.train_step(recipe, state, batch, key)
+
     step = jax.jit(
-        functools.partial(train.train_step, recipe),
+        on_mesh,
         donate_argnums=0,
         out_shardings=(shardings, sharding.whole(mesh)),
     )

@@ -1,14 +1,15 @@
 """What the text of a compiled TPU program says of its time and its traffic between chips.
 
-The compiler writes the cycles it expects of each operation beside it. A loop whose number of rounds
-stands in its condition counts that often; one that runs until something is found, as rejection
-sampling does, counts once.
+The compiler writes the cycles it expects of each operation beside it, but for custom kernels: of
+these it gives the final schedule, in a text of its own. A loop whose number of rounds stands in its
+condition counts that often; one that runs until something is found, as rejection sampling does,
+counts once.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -23,7 +24,8 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"\b(body|condition|to_apply|calls)=%([\w.\-]+)")
 _ROUNDS = re.compile(r"ROOT .* compare\(.*direction=LT")
-
+_KERNEL = re.compile(r'%([\w.\-]+) = \w+\[(\d+)\b.*custom_call_target="tpu_custom_call"')
+_SCHEDULED = re.compile(r"\t([\d.]+) scheduled bundles .*%\): (%.*)")
 
 # What moves nothing: names for what is there already.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call")
@@ -94,9 +96,29 @@ def moved(run: list[Instruction]) -> int:
     return sum(instruction.moved for instruction in run)
 
 
-def unknown(run: list[Instruction]) -> int:
-    """Custom kernels that run in a step: of these the compiler knows no cycles."""
-    return sum(i.times for i in run if 'custom_call_target="tpu_custom_call"' in i.line)
+def schedules(texts: Iterable[str]) -> dict[str, int]:
+    """Bundles of the custom kernels by name, from the compiler's analyses of final schedules."""
+    found: dict[str, int] = {}
+    for bundles, line in (row for text in texts for row in _SCHEDULED.findall(text)):
+        if kernel := _KERNEL.match(line):  # the program that calls it has some bundles for it, too
+            found[kernel[1]] = max(round(float(bundles)), found.get(kernel[1], 0))
+    return found
+
+
+def kernels(run: list[Instruction], bundles: Mapping[str, int]) -> tuple[int, int]:
+    """(cycles of the custom kernels of a step, how many kernels have no schedule).
+
+    A kernel goes through its schedule for every row of its result, without loops of its own, and
+    takes a cycle a bundle: what it waits for memory is not in it.
+    """
+    known, unknown = 0, 0
+    for instruction in run:
+        if kernel := _KERNEL.search(instruction.line):
+            if kernel[1] in bundles:
+                known += bundles[kernel[1]] * int(kernel[2]) * instruction.times
+            else:
+                unknown += instruction.times
+    return known, unknown
 
 
 def traffic(text: str) -> list[Traffic]:

@@ -3,16 +3,18 @@
 The compiler is libtpu. It is started in a process of its own: its environment must be set before
 jax is, and what uses it must not be a run's process.
 
-    python -m adv_ssl.estimate.pod < {"topology", "stage", "config"} > Compiled as JSON
+    python -m adv_ssl.estimate.pod FOLDER < {"topology", "stage", "config"} > Compiled as JSON
 """
 
 import dataclasses
 import importlib.util
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from adv_ssl.errors import UserError
@@ -29,6 +31,7 @@ ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
+_SCHEDULES = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final_bundles.*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Compiled:
 
     fits: bool
     memory: int  # bytes a chip needs at its fullest
-    cycles: int = 0  # of a chip's operations, without waiting for other chips
-    unknown: int = 0  # custom kernels, of which it does not know the cycles
+    cycles: int = 0  # of a chip's operations and kernels, without waiting for other chips
+    unknown: int = 0  # custom kernels that it gives no schedule of
     moved: int = 0  # bytes to and from the chip's memory
     traffic: tuple[Traffic, ...] = ()  # between the chips
 
@@ -54,10 +57,11 @@ def compiled(raw: dict[str, Any], stage: str, topology: Topology) -> Compiled:
             f"--topology={topology.name}: the TPU's compiler is missing: pip install -e .[estimate]"
         )
     job = json.dumps({"topology": topology.name, "stage": stage, "config": raw})
-    child = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=job, env=os.environ | ENVIRONMENT, capture_output=True, text=True,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        child = subprocess.run(
+            [sys.executable, "-m", __name__, folder],
+            input=job, env=os.environ | environment(folder), capture_output=True, text=True,
+        )  # fmt: skip
     if child.returncode == 2:
         raise UserError(child.stderr.strip().splitlines()[-1])
     if child.returncode:
@@ -66,7 +70,12 @@ def compiled(raw: dict[str, Any], stage: str, topology: Topology) -> Compiled:
     return Compiled(**answer | {"traffic": tuple(Traffic(*row) for row in answer["traffic"])})
 
 
-def _compile(job: dict[str, Any]) -> Compiled:
+def environment(folder: str) -> dict[str, str]:
+    """``ENVIRONMENT``, and where the compiler writes its schedules."""
+    return ENVIRONMENT | {"LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} {_SCHEDULES}"}
+
+
+def _compile(job: dict[str, Any], folder: str) -> Compiled:
     import jax
     from jax.experimental import topologies
 
@@ -89,11 +98,13 @@ def _compile(job: dict[str, Any]) -> Compiled:
         return Compiled(False, round(float(needed[1]) * 1024 ** (1 + "KMGT".index(needed[2]))))
     text = done.as_text()
     running = hlo.instructions(text)
+    texts = (path.read_text() for path in pathlib.Path(folder).glob("*schedule-analysis_final*"))
+    in_kernels, unknown = hlo.kernels(running, hlo.schedules(texts))
     return Compiled(
         fits=True,
         memory=done.memory_analysis().peak_memory_in_bytes,
-        cycles=hlo.cycles(running),
-        unknown=hlo.unknown(running),
+        cycles=hlo.cycles(running) + in_kernels,
+        unknown=unknown,
         moved=hlo.moved(running),
         traffic=tuple(hlo.traffic(text)),
     )
@@ -101,7 +112,7 @@ def _compile(job: dict[str, Any]) -> Compiled:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(dataclasses.asdict(_compile(json.load(sys.stdin)))))
+        print(json.dumps(dataclasses.asdict(_compile(json.load(sys.stdin), sys.argv[1]))))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from adv_ssl.errors import UserError
+from adv_ssl.models.attention import attention
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # A13
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -129,11 +130,9 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        b, n, d = tokens.shape
+        d = tokens.shape[-1]
         qkv = Dense(3 * d, self.dtype, _separate_qkv, name="qkv")(tokens)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
-        mixed = jax.nn.dot_product_attention(q, k, v)  # softmax in float32
-        return Dense(d, self.dtype, name="proj")(mixed.reshape(b, n, d))
+        return Dense(d, self.dtype, name="proj")(attention(qkv, self.heads))
 
 
 class Mlp(nn.Module):
