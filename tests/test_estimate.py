@@ -164,7 +164,7 @@ ENTRY %main (w: f32[8,128]) -> f32[2,128] {
   %copy-done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
   %while.1 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) while(%start), condition=%rounds, body=%round
   %while.2 = (s32[]{:T(128)}, bf16[4,128]{1,0:T(8,128)(2,1)}) while(%while.1), condition=%found, body=%round
-  %kernel = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%copy-done), custom_call_target="tpu_custom_call"
+  %kernel = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%copy-done), custom_call_target="tpu_custom_call", backend_config={"body":"TUzv"}
   %gather = (f32[8,128]{1,0:T(8,128)}, f32[32,128]{1,0:T(8,128)}) all-gather-start(%w), dimensions={0}
   %gathered = f32[32,128]{1,0:T(8,128)} all-gather-done(%gather)
   ROOT %fusion.2 = f32[2,128]{1,0:T(8,128)} fusion(%w), kind=kCustom, calls=%inside, backend_config={"window_config":{"estimated_cycles":"7"}}
@@ -201,7 +201,7 @@ SCHEDULE = """\
 Schedule analysis:
 \ttotal scheduled bundles:    310
 \tempty scheduled bundles:      7
-\t300.00 scheduled bundles (100.00%): %kernel = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%copy-done), custom_call_target="tpu_custom_call"
+\t300.00 scheduled bundles (100.00%): %kernel = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%copy-done), custom_call_target="tpu_custom_call", backend_config={"body":"TUzv"}
 """  # noqa: E501
 
 
@@ -209,8 +209,8 @@ def test_custom_kernels_by_hand():
     """The compiler's schedule for each of eight rows; without a schedule, one that is not known."""
     run = hlo.instructions(PROGRAM)
     caller, other = SCHEDULE.replace("300", "2"), SCHEDULE.replace("tpu_custom_call", "other")
-    bundles = hlo.schedules(["", SCHEDULE, caller, other.replace("%kernel", "%else")])
-    assert bundles == {"kernel": 300}
+    bundles = hlo.schedules(["", SCHEDULE, caller, other.replace("TUzv", "else")])
+    assert bundles == {"TUzv": 300}
     assert hlo.kernels(run, bundles) == (8 * 300, 0)
     assert hlo.kernels(run, {}) == (0, 1)
 

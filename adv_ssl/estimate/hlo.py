@@ -24,7 +24,7 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"\b(body|condition|to_apply|calls)=%([\w.\-]+)")
 _ROUNDS = re.compile(r"ROOT .* compare\(.*direction=LT")
-_KERNEL = re.compile(r'%([\w.\-]+) = \w+\[(\d+)\b.*custom_call_target="tpu_custom_call"')
+_KERNEL = re.compile(r'= \w+\[(\d+)\b.*custom_call_target="tpu_custom_call".*"body":"([^"]*)"')
 _SCHEDULED = re.compile(r"\t([\d.]+) scheduled bundles .*%\): (%.*)")
 
 # What moves nothing: names for what is there already.
@@ -97,25 +97,29 @@ def moved(run: list[Instruction]) -> int:
 
 
 def schedules(texts: Iterable[str]) -> dict[str, int]:
-    """Bundles of the custom kernels by name, from the compiler's analyses of final schedules."""
+    """Bundles of custom kernels by what is in them, from the compiler's analyses of schedules.
+
+    It makes and tells the schedule of equal kernels once.
+    """
     found: dict[str, int] = {}
     for bundles, line in (row for text in texts for row in _SCHEDULED.findall(text)):
-        if kernel := _KERNEL.match(line):  # the program that calls it has some bundles for it, too
-            found[kernel[1]] = max(round(float(bundles)), found.get(kernel[1], 0))
+        if kernel := _KERNEL.search(line):  # the program that calls it has some bundles for it, too
+            found[kernel[2]] = max(round(float(bundles)), found.get(kernel[2], 0))
     return found
 
 
 def kernels(run: list[Instruction], bundles: Mapping[str, int]) -> tuple[int, int]:
-    """(cycles of the custom kernels of a step, how many kernels have no schedule).
+    """(cycles of the custom kernels of a step, how many of them have no schedule).
 
     A kernel goes through its schedule for every row of its result, without loops of its own, and
     takes a cycle a bundle: what it waits for memory is not in it.
     """
     known, unknown = 0, 0
     for instruction in run:
-        if kernel := _KERNEL.search(instruction.line):
-            if kernel[1] in bundles:
-                known += bundles[kernel[1]] * int(kernel[2]) * instruction.times
+        if 'custom_call_target="tpu_custom_call"' in instruction.line:
+            kernel = _KERNEL.search(instruction.line)
+            if kernel and kernel[2] in bundles:
+                known += bundles[kernel[2]] * int(kernel[1]) * instruction.times
             else:
                 unknown += instruction.times
     return known, unknown
