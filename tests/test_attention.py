@@ -72,6 +72,8 @@ def test_who_is_given_the_kernel():
     assert has_kernel(4, 32, 512, 2, mesh)
     assert not has_kernel(2, 64, 17, 2, nowhere)
     assert not has_kernel(2, 64, 513, 2, mesh)
+    assert has_kernel(12, 64, 257, 2, mesh)
+    assert not has_kernel(12, 64, 485, 2, mesh)  # in float32: more than a core has room for
     assert not has_kernel(3, 64, 17, 2, mesh)
     assert not has_kernel(2, 48, 17, 2, mesh)
     two = jax.sharding.AbstractMesh((2,), ("data",), (jax.sharding.AxisType.Auto,))

@@ -17,7 +17,10 @@ from jax.experimental import pallas
 from jax.sharding import PartitionSpec
 
 LANES = 128  # columns of a TPU's registers: the kernel takes the heads of as many at once
-MOST_TOKENS = 512  # whose scores fit a core's own memory
+# The most of an image that goes into a core's 16 MiB: there are up to 7/3 of its bytes, twice, so
+# that the next image comes in beside it, and the scores of some heads.
+TOKENS = 512
+BYTES = 5 * 2**19
 
 
 def attention(qkv: Array, heads: int) -> Array:
@@ -31,7 +34,9 @@ def attention(qkv: Array, heads: int) -> Array:
     size = width // heads
     plain = functools.partial(_plain, heads=heads)
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or b % mesh.size or LANES % size or width % LANES or n > MOST_TOKENS:
+    split = not mesh.empty and b % mesh.size == 0
+    fits = n <= TOKENS and n * columns * qkv.dtype.itemsize <= BYTES
+    if not (split and fits) or LANES % size or width % LANES:
         return plain(qkv)
     return jax.lax.platform_dependent(qkv, tpu=functools.partial(fused, size=size), default=plain)
 
