@@ -20,6 +20,7 @@ from adv_ssl.data.sources import Source
 from adv_ssl.files import write_json
 from adv_ssl.keys import named
 from adv_ssl.metrics import Nowhere, Writer
+from adv_ssl.models.attention import kernel_mesh
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import Aux, Batch, PyTree, Task, adversarial
 
@@ -89,9 +90,10 @@ Step = Callable[[State, Batch, jax.Array], tuple[State, Aux]]
 def make_step(recipe: train.Recipe, shapes: State, fsdp: bool, mesh: Mesh) -> tuple[Step, State]:
     """(``train_step`` on a mesh, where its state is), given the shapes of the state."""
     shardings = sharding.of_state(shapes, fsdp, mesh)
+    traced_on = kernel_mesh(mesh)
 
     def on_mesh(state: State, batch: Batch, key: jax.Array) -> tuple[State, Aux]:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(traced_on):
             return train.train_step(recipe, state, batch, key)
 
     step = jax.jit(

@@ -1,6 +1,7 @@
 """The attention kernel of TPUs, run by its interpreter, against plain products."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -81,18 +82,28 @@ def test_who_is_given_the_kernel():
     assert not has_kernel(2, 64, 17, 3, two)
 
 
-def test_on_a_mesh_a_cpu_computes_the_same_bits():
-    """What is for TPUs is traced beside it, and no part of its program."""
-    qkv, gradient = rows(2, 64, 17)
+def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, caplog):
+    tpu = SimpleNamespace(
+        devices=np.array([SimpleNamespace(platform="tpu")]),
+        abstract_mesh=sharding.row(jax.devices()[:1]).abstract_mesh,
+    )
+    assert attention.kernel_mesh(tpu) == tpu.abstract_mesh  # only compiled here: nothing to try
+    assert attention.kernel_mesh(sharding.row(jax.devices()[:1])).empty
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
 
-    def pulled(mesh):
-        def back(qkv, gradient):
-            with jax.sharding.use_abstract_mesh(mesh):
-                return jax.vjp(lambda qkv: attention.attention(qkv, 2), qkv)[1](gradient)[0]
+    def tried(kernel) -> bool:
+        attention.sound.cache_clear()
+        monkeypatch.setattr(attention, "fused", lambda qkv, size: kernel(qkv))
+        return not attention.kernel_mesh(tpu).empty
 
-        return jax.jit(back)
+    def fails(qkv):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed\nat length")
 
-    on_mesh = pulled(sharding.row(jax.devices()[:1]).abstract_mesh)
-    plain = pulled(jax.sharding.AbstractMesh((), ()))
-    np.testing.assert_array_equal(on_mesh(qkv, gradient), plain(qkv, gradient))
-    assert "shard_map" not in on_mesh.lower(qkv, gradient).compile().as_text()
+    plain = functools.partial(attention.attention, heads=12)
+    assert tried(plain)
+    assert not caplog.text
+    assert not tried(lambda qkv: jnp.roll(plain(qkv), 1, axis=1))
+    assert "a relative distance of 1" in caplog.text
+    assert not tried(fails)
+    assert "does not work here (INTERNAL: Mosaic failed): plain products instead." in caplog.text
+    attention.sound.cache_clear()

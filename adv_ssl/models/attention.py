@@ -1,4 +1,4 @@
-"""Self-attention: plain products, but on a TPU a kernel of its own, for as few tokens as a ViT has.
+"""Self-attention: plain products, but in training on TPUs a kernel for as few tokens as a ViT has.
 
 As plain products it is half of a step there: the scores of all heads go to the chip's memory and
 back, and queries, keys and values are turned around between layouts. The kernel takes an image's
@@ -7,6 +7,7 @@ pass computes them again: nothing else is kept for it. Scores, softmax and sums 
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,37 +15,79 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 LANES = 128  # columns of a TPU's registers: the kernel takes the heads of as many at once
 # The most of an image that goes into a core's 16 MiB: there are up to 7/3 of its bytes, twice, so
 # that the next image comes in beside it, and the scores of some heads.
 TOKENS = 512
 BYTES = 5 * 2**19
+TOLERANCE = 0.02  # between two ways to the same sums in bfloat16: some times its 2^-8
+
+_log = logging.getLogger("adv_ssl")
 
 
 def attention(qkv: Array, heads: int) -> Array:
     """softmax(q k^T / sqrt(size)) v of each head: [B, N, 3 * heads * size] -> [B, N, heads * size].
 
-    The columns are all of q, all of k, all of v, each by heads. The kernel is for where the mesh is
-    known over which the batch is split, as in training: XLA splits no kernel by itself.
+    The columns are all of q, all of k, all of v, each by heads.
     """
     b, n, columns = qkv.shape
     width = columns // 3
     size = width // heads
-    plain = functools.partial(_plain, heads=heads)
     mesh = jax.sharding.get_abstract_mesh()
-    split = not mesh.empty and b % mesh.size == 0
+    known = not mesh.empty and b % mesh.size == 0  # XLA splits no kernel over devices by itself
     fits = n <= TOKENS and n * columns * qkv.dtype.itemsize <= BYTES
-    if not (split and fits) or LANES % size or width % LANES:
-        return plain(qkv)
-    return jax.lax.platform_dependent(qkv, tpu=functools.partial(fused, size=size), default=plain)
+    if known and fits and LANES % size == 0 and width % LANES == 0:
+        return fused(qkv, size)
+    q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, size), 2, 0)
+    return jax.nn.dot_product_attention(q, k, v).reshape(b, n, width)
 
 
-def _plain(qkv: Array, heads: int) -> Array:
-    b, n, columns = qkv.shape
-    q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, -1), 2, 0)
-    return jax.nn.dot_product_attention(q, k, v).reshape(b, n, columns // 3)
+def kernel_mesh(mesh: Mesh) -> AbstractMesh:
+    """The mesh under which a step on ``mesh`` is traced: the kernel is used under one of devices.
+
+    It is empty unless they are TPUs, and a trial has found nothing wrong.
+    """
+    if mesh.devices.flat[0].platform == "tpu" and sound():
+        return mesh.abstract_mesh
+    return AbstractMesh((), ())
+
+
+@functools.cache
+def sound() -> bool:
+    """Whether the kernel agrees with plain products here; tried once, on a ViT-B/16's tokens.
+
+    Where there is no TPU, a program is only compiled for one, and nothing can be tried.
+    """
+    if jax.default_backend() != "tpu":
+        return True
+    keys = jax.random.split(jax.random.key(0))
+    qkv = jax.random.normal(keys[0], (2, 197, 3 * 768), jnp.bfloat16)
+    gradient = jax.random.normal(keys[1], (2, 197, 768), jnp.bfloat16)
+    plain = _both(functools.partial(attention, heads=12), qkv, gradient)
+    try:
+        found = _both(functools.partial(fused, size=64), qkv, gradient)
+        distance = max(float(_distance(a, b)) for a, b in zip(found, plain, strict=True))
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+    else:
+        if distance < TOLERANCE:
+            return True
+        reason = f"a relative distance of {distance:.2g} from plain products"
+    _log.warning("The attention kernel does not work here (%s): plain products instead.", reason)
+    return False
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _both(attend: Callable[[Array], Array], qkv: Array, gradient: Array) -> tuple[Array, Array]:
+    out, back = jax.vjp(attend, qkv)
+    return out, back(gradient)[0]
+
+
+def _distance(found: Array, wanted: Array) -> Array:
+    found, wanted = found.astype(jnp.float32), wanted.astype(jnp.float32)
+    return jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
