@@ -33,6 +33,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 bench: install  ## against PyTorch, if pip install -e .[bench]: a table, benchmarks/results.json
 	$(BIN)/python -m benchmarks.run

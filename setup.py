@@ -47,6 +47,8 @@ setup(
             "pytest>=9",
             "pytest-xdist>=3.8",
             "chex>=0.1.92",
+            "hypothesis>=6.140",
+            "import-linter>=2.5",
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

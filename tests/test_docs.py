@@ -5,6 +5,7 @@ import functools
 import importlib
 import pathlib
 import re
+import tomllib
 
 import jax
 import numpy as np
@@ -70,6 +71,14 @@ def test_what_the_page_cites_of_code_and_tests_is_there(pattern, folders):
     for file, name in references:
         paths = [ROOT / folder / file for folder in folders]
         assert any(path.exists() and name in names(path) for path in paths), (file, name)
+
+
+def test_the_guide_draws_the_layers_that_imports_are_held_to():
+    drawn = re.findall(r"^    ((?:[a-z_]+ \| )*[a-z_]+)(?:  .*)?$", GUIDE, re.MULTILINE)
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    assert drawn == contract["layers"]
 
 
 @pytest.mark.parametrize("norm", attacks.BALLS)
