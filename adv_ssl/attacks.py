@@ -127,9 +127,7 @@ def projected_ascent(
 
     Returns:
       An attack. Its key is one key, or ``[B]`` keys, one per example: then the result for an
-      image depends on that image and its key alone. Its health: ``loss_start`` at the random
-      start, ``gain`` in loss per step (of the first steps - 1, the last is not seen from here),
-      ``radius`` |x_adv - x| / epsilon, ``zero_grad``: share of gradient entries exactly zero.
+      image depends on that image and its key alone. Its health is of ``_health``.
     """
     ball = BALLS[norm]
     sample = ball.starts[start]
@@ -167,15 +165,24 @@ def projected_ascent(
         begin = x_adv, direction.init(x)
         (x_adv, _), (losses, zeros) = jax.lax.scan(ascend, begin, length=steps)
         radius = _per_example(ball.norm, jax.tree.map(jnp.subtract, x_adv, x)) / epsilon
-        health = {
-            "loss_start": losses[0],
-            "gain": (losses[-1] - losses[0]) / max(1, steps - 1),
-            "radius": radius,
-            "zero_grad": zeros.mean(0),
-        }
-        return jax.lax.stop_gradient((x_adv, health))
+        return jax.lax.stop_gradient((x_adv, _health(losses, zeros, radius)))
 
     return attack
+
+
+def _health(losses: Array, zeros: Array, radius: Array) -> Health:
+    """What is told of an attack, [B] each, from its steps' losses and zeros [steps, B].
+
+    ``loss_start`` at the random start, ``gain`` in loss per step (of the first steps - 1, the last
+    is not seen from here), ``radius`` |x_adv - x| / epsilon, ``zero_grad``: share of gradient
+    entries exactly zero.
+    """
+    return {
+        "loss_start": losses[0],
+        "gain": (losses[-1] - losses[0]) / max(1, len(losses) - 1),
+        "radius": radius,
+        "zero_grad": zeros.mean(0),
+    }
 
 
 def _per_example(measure: Callable[[Array], Array], tree: PyTree) -> Array:

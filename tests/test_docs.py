@@ -73,6 +73,14 @@ def test_what_the_page_cites_of_code_and_tests_is_there(pattern, folders):
         assert any(path.exists() and name in names(path) for path in paths), (file, name)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "adv_ssl").rglob("*.py")), ids=lambda p: p.stem)
+def test_functions_fit_a_screen_and_modules_a_sitting(path):
+    code = path.read_text()
+    assert code.count("\n") <= 400
+    defined = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.FunctionDef)]
+    assert [n.name for n in defined if n.end_lineno - n.lineno >= 60] == []
+
+
 def test_the_guide_draws_the_layers_that_imports_are_held_to():
     drawn = re.findall(r"^    ((?:[a-z_]+ \| )*[a-z_]+)(?:  .*)?$", GUIDE, re.MULTILINE)
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][

@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step): nothing to save, the same for any number of hosts."""
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -40,8 +41,7 @@ def train_batches(
       augment: what makes a view of an image.
       batch_size: B, over all hosts.
       seed: a non-negative integer.
-      start: first step to yield.
-      stop: step to stop before.
+      start: first step to yield; ``stop``: step to stop before.
       host: this host; it yields rows [host * B / hosts, (host + 1) * B / hosts) of each batch.
       hosts: number of hosts.
 
@@ -61,11 +61,6 @@ def train_batches(
     if batch_size % hosts:
         raise UserError(f"batch_size={batch_size} must be divisible by the {hosts} hosts.")
 
-    def example_of(record: dict[str, Any], rng: np.random.Generator) -> Batch:
-        made = [transforms.augment(record["image"], rng, image_size, augment) for _ in range(views)]
-        image = np.stack(made) if views > 1 else made[0]
-        return {"image": image, "label": np.int32(record["label"])}
-
     # grain permutes epoch e by seed + e: unmixed, seed 1's epoch 0 would be seed 0's epoch 1.
     shuffle_seed, augment_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
     examples = (
@@ -73,7 +68,7 @@ def train_batches(
         .shuffle(seed=shuffle_seed)
         .slice(slice(images // batch_size * batch_size))
         .repeat()
-        .random_map(example_of, seed=augment_seed)
+        .random_map(functools.partial(_example, image_size, views, augment), seed=augment_seed)
     )
     rows = batch_size // hosts
 
@@ -81,6 +76,14 @@ def train_batches(
         return examples[i // rows * batch_size + host * rows + i % rows]
 
     return _run(grain.MapDataset.range(start * rows, stop * rows).map(example), rows)
+
+
+def _example(
+    image_size: int, views: int, augment: Augment, record: dict[str, Any], rng: np.random.Generator
+) -> Batch:
+    made = [transforms.augment(record["image"], rng, image_size, augment) for _ in range(views)]
+    image = np.stack(made) if views > 1 else made[0]
+    return {"image": image, "label": np.int32(record["label"])}
 
 
 def eval_batches(

@@ -47,8 +47,7 @@ def fab(
       ``x``, which may be above ``epsilon``; ``x`` itself and infinity where none was found, ``x``
       and 0 where that is misclassified already. It does not depend on chance.
     """
-    ball = BALLS[norm]
-    measure = jax.vmap(ball.norm)
+    measure = jax.vmap(BALLS[norm].norm)
 
     def attack(
         logits: Logits, x: Array, labels: Array, epsilon: float | Array, targets: Array
@@ -65,16 +64,7 @@ def fab(
 
         def advance(state: _Search) -> _Search:
             slopes, leads = jax.grad(lead, has_aux=True)(state.x)
-            # The plane is {p: leads + slopes (p - state.x) = 0}, one rounding beyond the boundary:
-            # right before it a step would be lost in the pixels' last digits, and all after it.
-            leads -= ROUNDING * jnp.abs(slopes).sum(1)
-            across = leads + jnp.sum(slopes * (clean - state.x), axis=1)
-            from_x = onto_plane(norm, state.x, slopes, leads)
-            from_clean = onto_plane(norm, clean, slopes, across)
-            near, far = measure(from_x), measure(from_clean)
-            alpha = jnp.minimum(near / jnp.maximum(near + far, 1e-8), ALPHA_MAX)[:, None]
-            points = (1 - alpha) * (state.x + ETA * from_x) + alpha * (clean + ETA * from_clean)
-            points = jnp.clip(points, 0.0, 1.0)
+            points = _step(norm, clean, state.x, slopes, leads)
             found, distance = wrong(points), measure(points - clean)
             nearer = (found & (distance < state.distance) & (state.distance > epsilon))[:, None]
             return _Search(
@@ -96,6 +86,20 @@ def fab(
         return state.best.reshape(x.shape), state.distance
 
     return attack
+
+
+def _step(norm: str, clean: Array, x: Array, slopes: Array, leads: Array) -> Array:
+    """From ``x`` to, and a little over, the plane {p: leads + slopes (p - x) = 0}; [B, pixels]."""
+    # One rounding beyond the boundary: right before it a step would be lost in the pixels' last
+    # digits, and all after it.
+    leads = leads - ROUNDING * jnp.abs(slopes).sum(1)
+    across = leads + jnp.sum(slopes * (clean - x), axis=1)
+    from_x = onto_plane(norm, x, slopes, leads)
+    from_clean = onto_plane(norm, clean, slopes, across)
+    near, far = (jax.vmap(BALLS[norm].norm)(move) for move in (from_x, from_clean))
+    alpha = jnp.minimum(near / jnp.maximum(near + far, 1e-8), ALPHA_MAX)[:, None]
+    points = (1 - alpha) * (x + ETA * from_x) + alpha * (clean + ETA * from_clean)
+    return jnp.clip(points, 0.0, 1.0)
 
 
 def onto_plane(norm: str, points: Array, slopes: Array, values: Array) -> Array:
