@@ -3,8 +3,12 @@
 import ast
 import functools
 import importlib
+import json
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 
 import jax
@@ -119,3 +123,60 @@ def test_the_attack_that_the_guide_adds_is_mi_fgsm(norm):
                 delta = delta * epsilon / length
             point = np.clip(start + delta, 0, 1)
         np.testing.assert_allclose(end, point, atol=1e-5)
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# In a process of its own: argument lists, of one command, each read as that command reads it.
+READ = """
+import importlib.util, json, os, sys
+from adv_ssl import command
+name, *rows = json.load(sys.stdin)
+command.start = lambda work, parse: read.append(parse)
+read = []
+source = importlib.util.find_spec(name).origin
+exec(compile(open(source).read(), source, "exec"), {"__name__": "__main__"})
+from adv_ssl import config, config_flag, recipes  # once, not in each child
+for row in rows:
+    print(name, *row, file=sys.stderr, flush=True)
+    child = os.fork()  # flags are read once in a process
+    if child == 0:
+        sys.argv = [name, *row]
+        read[0](sys.argv)
+        if name == "adv_ssl.main":
+            plain = config_flag.value().to_dict()
+            del plain["sources"]
+            config.parse(plain)
+        os._exit(0)
+    if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        sys.exit(code)
+"""
+
+
+def commands() -> dict[str, list[list[str]]]:
+    """Arguments of all commands on the pages, by module; overrides are given to an example."""
+    found: dict[str, list[list[str]]] = {}
+    for text in (page.read_text().replace("\\\n", " ") for page in PAGES):
+        for module, rest in re.findall(r"^ {4,}python -m adv_ssl\.(\w+)(.*)", text, re.MULTILINE):
+            found.setdefault(module, []).append(shlex.split(rest, comments=True))
+        for rest in re.findall(r"`(--config[.\w]*=[^`]*)`", text):
+            given = shlex.split(rest)
+            example = [] if rest.startswith("--config=") else ["--config=configs/mae_l2.py"]
+            found["main"].append([*example, *given, "--workdir=DIR"])
+    return {
+        module: [row for row in rows if not re.search("KEY|NAME|FILE|momentum", " ".join(row))]
+        for module, rows in found.items()
+    }
+
+
+def test_the_commands_of_all_pages_are_understood():
+    found = commands()
+    assert set(found) == {"main", "data", "evaluate", "weights", "paper", "estimate"}
+    assert sum(map(len, found.values())) > 35
+    for module, rows in found.items():
+        path = ROOT / "adv_ssl" / module
+        name = f"adv_ssl.{module}" + (".__main__" if path.is_dir() else "")
+        read = subprocess.run(
+            [sys.executable, "-c", READ], input=json.dumps([name, *rows]),
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert read.returncode == 0, read.stderr[-400:]

@@ -41,7 +41,8 @@ def train_batches(
       augment: what makes a view of an image.
       batch_size: B, over all hosts.
       seed: a non-negative integer.
-      start: first step to yield; ``stop``: step to stop before.
+      start: first step to yield.
+      stop: step to stop before.
       host: this host; it yields rows [host * B / hosts, (host + 1) * B / hosts) of each batch.
       hosts: number of hosts.
 
@@ -53,14 +54,7 @@ def train_batches(
       UserError: at once, if the source has fewer than B images, or B is not divisible by ``hosts``.
     """
     images = len(source.records)
-    if batch_size > images:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {images} images of {source.records.what}: "
-            "lower batch_size, or take a larger split."
-        )
-    if batch_size % hosts:
-        raise UserError(f"batch_size={batch_size} must be divisible by the {hosts} hosts.")
-
+    _check_batch(batch_size, source, hosts)
     # grain permutes epoch e by seed + e: unmixed, seed 1's epoch 0 would be seed 0's epoch 1.
     shuffle_seed, augment_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
     examples = (
@@ -76,6 +70,16 @@ def train_batches(
         return examples[i // rows * batch_size + host * rows + i % rows]
 
     return _run(grain.MapDataset.range(start * rows, stop * rows).map(example), rows)
+
+
+def _check_batch(size: int, source: Source, hosts: int) -> None:
+    if size > len(source.records):
+        raise UserError(
+            f"batch_size={size} is more than the {len(source.records)} images of "
+            f"{source.records.what}: lower batch_size, or take a larger split."
+        )
+    if size % hosts:
+        raise UserError(f"batch_size={size} must be divisible by the {hosts} hosts.")
 
 
 def _example(
