@@ -31,6 +31,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Of TFDS; default: TFDS_DATA_DIR.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices.")
 _IMAGES = flags.DEFINE_integer("images", None, "The first so many of each set; default: all.")
+_CORRUPTED = flags.DEFINE_string(
+    "corrupted", None, "Keeps images corrupted on the fly in this folder, for the next model."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of corruptions made on the fly, and of attacks.")
 _DATA = flags.DEFINE_string("data", None, "robust: the set; default: ImageNet or CIFAR-10.")
 _SPLIT = flags.DEFINE_string("split", None, "robust: of --data.")
@@ -52,12 +55,15 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     given = [name for name in _OF_ROBUST if flags.FLAGS[name].present]
     if _SUITE.value != "robust" and given:
         leave(f"--{given[0]} is of --suite=robust: --suite={_SUITE.value} has no attack.")
+    if _CORRUPTED.value and _SUITE.value != "cifar10":
+        leave("--corrupted is of --suite=cifar10: no other images are corrupted on the fly.")
     return rest
 
 
 def _work(_: Sequence[str]) -> None:
     weights, workdir = pathlib.Path(str(_WEIGHTS.value)), pathlib.Path(str(_WORKDIR.value))
-    options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value)
+    kept = pathlib.Path(_CORRUPTED.value) if _CORRUPTED.value else None
+    options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value, kept)
     curve = _curve()
     if not weights.exists():
         raise UserError(f"--weights={weights}: there is no such file or folder.")

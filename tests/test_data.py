@@ -252,8 +252,9 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return plan
 
 
-def test_a_read_that_the_network_failed_is_tried_again(tmp_path, failing, caplog):
+def test_a_read_that_the_network_failed_is_tried_again(tmp_path, failing, caplog, monkeypatch):
     path = save(tmp_path / "train" / "a.png", 7)
+    monkeypatch.setattr(sources, "KEPT_BYTES", 0)
     failing |= {"error": OSError(errno.EIO, "Input/output error"), "times": 2}
     source = folder(tmp_path)
     assert source.records[0]["image"][0, 0, 0] == 7
@@ -264,6 +265,18 @@ def test_a_read_that_the_network_failed_is_tried_again(tmp_path, failing, caplog
     with pytest.raises(UserError, match="Input/output error"):
         source.records[0]
     assert failing["opened"] == 3
+
+
+@pytest.mark.parametrize(("room", "opened"), [(120, 2), (119, 6)])
+def test_images_that_all_fit_into_memory_are_decoded_once(
+    tmp_path, failing, monkeypatch, room: int, opened: int
+):
+    for name in ("a", "b"):
+        save(tmp_path / "train" / f"{name}.png", ord(name))  # 60 bytes of pixels
+    monkeypatch.setattr(sources, "KEPT_BYTES", room)
+    source = folder(tmp_path)
+    assert len({str(contents(source)) for _ in range(3)}) == 1
+    assert failing["opened"] == opened
 
 
 def test_a_broken_file_is_not_tried_again(tmp_path, failing):

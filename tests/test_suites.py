@@ -19,8 +19,9 @@ from conftest import ROOT, TINY
 from adv_ssl import evaluate as evaluate_command
 from adv_ssl import provenance
 from adv_ssl.checkpoint import Checkpoints, State
+from adv_ssl.data import corruptions, sources
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import page, predict, robust, runner, scores, suites
+from adv_ssl.evaluation import corrupted, page, predict, robust, runner, scores, suites
 from adv_ssl.evaluation.predict import Model, Predictions
 from adv_ssl.files import write_json
 from adv_ssl.models.vit import ViT
@@ -307,6 +308,27 @@ def test_corruptions_on_the_fly(real_data, tmp_path):
     assert (np.asarray(b[0]) != other.records[0]["image"]).any()
 
 
+def test_corrupted_images_are_kept_for_the_next_model(tmp_path, monkeypatch):
+    def opened(value: int, seed: int = 0, name: str = "fog", folder="kept") -> list[np.ndarray]:
+        clean = np.full((3, 8, 8, 3), value, np.uint8)
+        records = sources.Records("plain", 3, 10, lambda i: (clean[i], i))
+        kept = folder and tmp_path / folder
+        made = corrupted.corrupted(sources.Source(records, 10, ()), (name, 3), seed, kept).records
+        assert [record["label"] for record in made] == [0, 1, 2]
+        return [np.array(record["image"]) for record in made]
+
+    made = opened(100)
+    np.testing.assert_array_equal(made, opened(100, folder=None))
+    with monkeypatch.context() as patch:
+        patch.setattr(corruptions, "corrupt", None)  # nothing is made again
+        np.testing.assert_array_equal(made, opened(100))
+        for other in ({"value": 101}, {"value": 100, "seed": 1}, {"value": 100, "name": "snow"}):
+            with pytest.raises(TypeError):
+                opened(**other)
+    assert (np.array(made) != opened(100, seed=1)).any()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
+
+
 def command(*arguments: str) -> None:
     """The command line, in this process."""
     flags.FLAGS.unparse_flags()
@@ -314,7 +336,7 @@ def command(*arguments: str) -> None:
         evaluate_command._work(evaluate_command._parse_flags(["evaluate", *arguments]))
     finally:
         for name in ("weights", "suite", "workdir", "images", "batch_size", "seed", "radii",
-                     "data_dir", "data", "attack"):  # fmt: skip
+                     "data_dir", "data", "attack", "corrupted"):  # fmt: skip
             flags.FLAGS[name].unparse()
 
 
@@ -384,6 +406,7 @@ def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
         (["--weights=.", "--suite=imagenet", "--workdir=w", "--images=-1"], "--images=-1: must"),
         (["--weights=.", "--suite=cifar10", "--workdir=w", "--attack=pgd"], "is of --suite=robust"),
         (["--weights=.", "--suite=cifar10", "--workdir=w", "--seed=-1"], "--seed=-1: must be from"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--corrupted=w"], "of --suite=cifar10"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e400"], "'1e400' is no number"),
         (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),

@@ -20,7 +20,9 @@ from adv_ssl.data import folders
 from adv_ssl.errors import UserError
 
 UNLABELLED = -1
+KEPT_BYTES = 2**29  # of decoded images, of one split
 WAITS = (0.1, 1.0, 5.0)  # seconds, before a failed read is tried again: networks fail and recover
+Read = Callable[[int], tuple[np.ndarray, Any]]  # place in the split -> image, label
 _log = logging.getLogger("adv_ssl")
 
 
@@ -34,7 +36,7 @@ class Records(Sequence[dict[str, Any]]):
     what: str  # data set and split, for errors
     length: int
     num_classes: int  # 0: unlabelled, and every label is -1
-    read: Callable[[int], tuple[np.ndarray, Any]]
+    read: Read
     failures: list[str] = dataclasses.field(default_factory=list)  # of reads that were tried again
 
     def __len__(self) -> int:
@@ -155,6 +157,22 @@ def select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple
     return ranges
 
 
+def _decoded_once(read: Read, images: int) -> Read:
+    """The same images; those small enough for all ``images`` to fit into memory are kept there."""
+    kept: dict[int, tuple[np.ndarray, Any]] = {}
+
+    def read_once(i: int) -> tuple[np.ndarray, Any]:
+        if i in kept:
+            return kept[i]
+        image, label = read(i)
+        if image.nbytes * images <= KEPT_BYTES:
+            image.setflags(write=False)
+            kept[i] = image, label
+        return image, label
+
+    return read_once
+
+
 # ---- digits ---------------------------------------------------------------------------------
 
 
@@ -200,7 +218,8 @@ def _folder(name: str, split: str) -> Source:
         root, path = chosen[i]
         return folders.decode(path), index.get(path.relative_to(root).parts[0], UNLABELLED)
 
-    return Source(Records(f"{name} {split}", len(chosen), len(names), read), len(names), names)
+    records = Records(f"{name} {split}", len(chosen), len(names), _decoded_once(read, len(chosen)))
+    return Source(records, len(names), names)
 
 
 # ---- TensorFlow Datasets --------------------------------------------------------------------
@@ -289,4 +308,5 @@ def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
         rgb = np.broadcast_to(image, (*image.shape[:2], 3))  # grey, 1 channel, to 3
         return np.ascontiguousarray(rgb), labels.read(example) if names else UNLABELLED
 
-    return Source(Records(f"{name} {split}", len(examples), len(names), read), len(names), names)
+    once = _decoded_once(read, len(examples))
+    return Source(Records(f"{name} {split}", len(examples), len(names), once), len(names), names)

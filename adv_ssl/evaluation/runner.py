@@ -11,11 +11,12 @@ import numpy as np
 from scipy import stats
 
 from adv_ssl.data import sources
-from adv_ssl.data.corruptions import SEVERITIES, TYPES, corrupt
+from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.data.sources import Source
 from adv_ssl.data.transforms import eval_crop
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import rules
+from adv_ssl.evaluation.corrupted import corrupted
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import wilson
 from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, top1
@@ -35,6 +36,7 @@ class Options:
     batch_size: int  # over all devices
     seed: int  # of the corruptions that are made on the fly
     images: int | None = None  # the first so many of each set; None: all
+    corrupted: pathlib.Path | None = None  # where images corrupted on the fly are kept
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -111,7 +113,7 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
 
 def _open(row: Row, model: Model, options: Options) -> Source:
     """The images of a row. UserError: not prepared, damaged, or not of the model's classes."""
-    source = sources.load(row.dataset, row.split, options.data_dir, row.labels)
+    source = _load(row.dataset, row.split, options.data_dir, row.labels)
     if row.classes == "imagenet" and source.class_names != wnids():
         raise UserError(
             f"{row.dataset}: its classes are not the 1000 sorted WNIDs (F11), the first that "
@@ -130,7 +132,13 @@ def _open(row: Row, model: Model, options: Options) -> Source:
         )
     if options.images:
         source = source.first(options.images)
-    return source if row.corruption is None else _corrupted(source, row.corruption, options.seed)
+    if row.corruption is None:
+        return source
+    return corrupted(source, row.corruption, options.seed, options.corrupted)
+
+
+# Of CIFAR-10's corruptions each row has the same images: they are read once.
+_load = functools.lru_cache(maxsize=1)(sources.load)
 
 
 @functools.cache
@@ -178,17 +186,6 @@ def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
 
 def _resize(row: Row, model: Model) -> int:
     return round(model.architecture.image_size * 256 / 224) if row.crop else 0
-
-
-def _corrupted(source: Source, corruption: tuple[str, int], seed: int) -> Source:
-    """The same images, each corrupted by ``seed`` and its place in the set."""
-    records, (name, severity) = source.records, corruption
-
-    def read(i: int) -> tuple[np.ndarray, Any]:
-        image, label = records.read(i)
-        return corrupt(image, name, severity, (seed, i)), label
-
-    return dataclasses.replace(source, records=dataclasses.replace(records, read=read))
 
 
 def _counted(metric: str, hits: int, n: int) -> Record:

@@ -91,13 +91,13 @@ _TINY = dataclasses.replace(
     gammas=(0.5, 0.65, 0.75, 0.85, 0.95),
     swept=0.75,
     held_out="train[45000:]",
-    scoring=("--images=1000",),
+    scoring=("--images=1000", "--corrupted={store}/.corrupted"),
     training=(
         "--config.pretrain.split=train[:45000]",
         "--config.evaluate.split=train[45000:]",
         "--config.evaluate.attacks=(('l2', 0.25, 10),)",
     ),
-    attack=("--attack=pgd", "--radii=0.125,0.25,0.5"),
+    attack=("--attack=pgd", "--radii=0.125,0.25,0.5", "--images=1000"),
     steps={"supervised": 3000, "rotnet": 3000, "mae": 5000, "byol": 2000, "finetune": 800},
 )
 SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY}
@@ -207,7 +207,7 @@ def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> 
         # D14: the zero line is this pre-training itself, before it is fine-tuned
         yield _scores("baseline", this, "pretrain", suite, scale.variants)
     if model[:3] == scale.robust:
-        robust = "--suite=robust", f"--norm={model.threat}", *scale.attack, *scale.scoring
+        robust = "--suite=robust", f"--norm={model.threat}", *scale.attack
         yield _scores("robust", this, "finetune", robust, ("robust",))
 
 
