@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_evaluations_are_known_to_the_evaluator() -> None:
         re.match(r"--(\w+)", flag)[1] for scale in grid.SCALES for cell in grid.cells(scale)
         if cell.module == "adv_ssl.evaluate" for flag in cell.flags
     }  # fmt: skip
-    assert known == {"weights", "suite", "norm", "attack", "radii", "images"}
+    assert known == {"weights", "suite", "norm", "attack", "radii", "images", "corrupted"}
     for scale in grid.SCALES.values():
         rows = {row.name for row in SUITES[scale.suite]} | {"c"}
         assert set(scale.variants) <= rows
@@ -174,7 +175,7 @@ folder, log, pause = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), float
 with log.open("a") as file:
     file.write(folder.name + "\\n")
 time.sleep(pause)
-folder.mkdir(parents=True, exist_ok=True)
+(folder / "finetune" / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
 (folder / "config.json").write_text(json.dumps({"evaluate": {"attacks": []}}))
 (folder / "results.json").write_text(json.dumps([{"value": 0.5, "stage": "finetune"}]))
 """
@@ -218,6 +219,18 @@ def test_a_finished_cell_is_never_run_again(tmp_path: pathlib.Path) -> None:
     assert [runner.state(cell, tmp_path) for cell in CHAIN] == ["done"] * 4
     assert set(runner.run(CHAIN, tmp_path, stub(tmp_path)).values()) == {"done"}
     assert ran(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_a_training_whose_checkpoints_are_gone_is_run_again_where_they_are_needed(
+    tmp_path: pathlib.Path,
+) -> None:
+    runner.run(CHAIN, tmp_path, stub(tmp_path))
+    for name in "ad":
+        shutil.rmtree(tmp_path / name / "finetune")
+    assert set(runner.run(CHAIN, tmp_path, stub(tmp_path)).values()) == {"done"}
+    (tmp_path / "c" / "results.json").unlink()
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path))
+    assert came == {"a": "ran", "b": "done", "c": "ran", "d": "done"}
 
 
 def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path: pathlib.Path) -> None:

@@ -2,19 +2,22 @@
 
 python -m adv_ssl.paper run --scale=imagenet|cifar10|tiny --store=DIR [--only=GLOB]
     [--dry_run | --print_jobs]
-python -m adv_ssl.paper report --store=DIR --out=DIR2 [--scale=imagenet|cifar10|tiny]
+python -m adv_ssl.paper report --store=DIR|FILE.zip --out=DIR2 [--scale=imagenet|cifar10|tiny]
     [--selection=test|held_out]
+python -m adv_ssl.paper pack|unpack --store=DIR --archive=FILE.zip [--scale=imagenet|cifar10|tiny]
 
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
 was. ``--dry_run`` lists the cells with their states and the hours of their training,
 ``--print_jobs`` a shell command for each, each behind the one it needs. ``report`` writes the
 paper's tables, figures and claims beside ours; our radii and decays are those that are the best on
-the test sets, as the paper's, or on what was held out of the training set.
+the test sets, as the paper's, or on what was held out of the training set. ``pack`` writes what is
+done into one small file, without checkpoints; after ``unpack`` elsewhere, ``run`` goes on.
 Exit codes: 0 done; 1 a cell failed; 2 a mistake, told in one line; 75 stopped, start again.
 """
 
 import pathlib
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -22,11 +25,13 @@ from absl import flags
 
 from adv_ssl import command
 from adv_ssl.command import leave
-from adv_ssl.paper import grid, page, prices, runner, tables
+from adv_ssl.paper import archive, grid, page, prices, runner, tables
+from adv_ssl.paper.grid import Cell
 
 _SCALE = flags.DEFINE_string("scale", "imagenet", ", ".join(grid.SCALES))
 _STORE = flags.DEFINE_string("store", None, "Folder of all runs.")
 _OUT = flags.DEFINE_string("out", None, "report: folder of the page, the figures and the tables.")
+_ARCHIVE = flags.DEFINE_string("archive", None, "pack, unpack: a .zip of what is done.")
 _ONLY = flags.DEFINE_string("only", "*", "run: the cells of these names, and what they need.")
 _SELECTION = flags.DEFINE_string("selection", "test", f"report: {', '.join(tables.SELECTIONS)}.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "run: list the cells with their states.")
@@ -35,12 +40,14 @@ _PRINT_JOBS = flags.DEFINE_bool("print_jobs", False, "run: print the commands in
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     rest = command.parse_flags(argv)
-    if rest[1:] not in (["run"], ["report"]):
-        leave("say `python -m adv_ssl.paper run` or `python -m adv_ssl.paper report`.")
+    if rest[1:] not in [[word] for word in ("run", "report", "pack", "unpack")]:
+        leave("say `python -m adv_ssl.paper run`, `report`, `pack` or `unpack`.")
     if not _STORE.value:
         leave("--store=DIR is needed: the folder of all runs.")
     if rest[1] == "report" and not _OUT.value:
         leave("--out=DIR is needed: a folder for the page.")
+    if rest[1] in ("pack", "unpack") and not _ARCHIVE.value:
+        leave("--archive=FILE.zip is needed.")
     if _SELECTION.value not in tables.SELECTIONS:
         leave(f"--selection={_SELECTION.value}: choose from {', '.join(tables.SELECTIONS)}.")
     return rest
@@ -48,28 +55,42 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _work(words: Sequence[str]) -> None:
     store = pathlib.Path(str(_STORE.value)).resolve()
-    if words[0] == "report":
-        out = pathlib.Path(str(_OUT.value))
-        print(page.write(_SCALE.value, store, out, str(_SELECTION.value)))
-        return
     cells = runner.matching(grid.cells(_SCALE.value), _ONLY.value)
-    if _PRINT_JOBS.value:
+    if words[0] == "report":
+        _report(store)
+    elif words[0] == "pack":
+        print(f"{archive.pack(cells, store, pathlib.Path(str(_ARCHIVE.value)))} cells")
+    elif words[0] == "unpack":
+        archive.unpack(pathlib.Path(str(_ARCHIVE.value)), store)
+    elif _PRINT_JOBS.value:
         for cell in cells:
             print(cell.command(str(store)))
     elif _DRY_RUN.value:
-        states = [runner.state(cell, store) for cell in cells]
-        for cell, state in zip(cells, states, strict=True):
-            price = f"{prices.hours([cell], _SCALE.value):8.2f}" if prices.flops(cell) else 8 * " "
-            print(f"{state:8}{cell.kind:9}{price}  {cell.name}")
-        left = [cell for cell, state in zip(cells, states, strict=True) if state == runner.MISSING]
-        total = f"{prices.hours(left, _SCALE.value):,.0f} {prices.unit(_SCALE.value)}"
-        print(f"{_counted(states)}; to train what is missing: about {total}", file=sys.stderr)
+        _list(cells, store)
     else:
         came = runner.run(cells, store)
         print(_counted(came.values()))
         failed = [name for name, what in came.items() if what == runner.FAILED]
         if failed:
             leave(f"{len(failed)} cells failed, {failed[0]} first; the others went on.", code=1)
+
+
+def _report(store: pathlib.Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        if store.is_file():
+            archive.unpack(store, pathlib.Path(folder))
+            store = pathlib.Path(folder)
+        print(page.write(_SCALE.value, store, pathlib.Path(str(_OUT.value)), str(_SELECTION.value)))
+
+
+def _list(cells: Sequence[Cell], store: pathlib.Path) -> None:
+    states = [runner.state(cell, store) for cell in cells]
+    for cell, state in zip(cells, states, strict=True):
+        price = f"{prices.hours([cell], _SCALE.value):8.2f}" if prices.flops(cell) else 8 * " "
+        print(f"{state:8}{cell.kind:9}{price}  {cell.name}")
+    left = [cell for cell, state in zip(cells, states, strict=True) if state == runner.MISSING]
+    total = f"{prices.hours(left, _SCALE.value):,.0f} {prices.unit(_SCALE.value)}"
+    print(f"{_counted(states)}; to train what is missing: about {total}", file=sys.stderr)
 
 
 def _counted(states: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from adv_ssl.checkpoint import begun
 from adv_ssl.errors import UserError
 from adv_ssl.files import held, read_json
 from adv_ssl.paper.grid import Cell
@@ -97,14 +98,35 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
     """
     launch = launch or (lambda cell: [sys.executable, *cell.arguments(str(store))])
     came: dict[str, str] = {}
+    wanted = _wanted(cells, store)
     for i, cell in enumerate(cells):
         stop_if_preempted()
         if came.get(cell.needs, DONE) not in (DONE, RAN):
             came[cell.name] = BLOCKED
+        elif cell.name not in wanted:
+            came[cell.name] = DONE
         else:
             came[cell.name] = _attempt(cell, store, launch, f"{i + 1} of {len(cells)}")
         _log.info("%s: %s", cell.name, came[cell.name])
     return came
+
+
+def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> set[str]:
+    """The cells that are missing, and those they need whose checkpoints are gone."""
+    wanted: set[str] = set()
+    needed: set[str] = set()
+    for cell in reversed(cells):  # each one stands behind the one it needs
+        gone = cell.name in needed and _bare(store / cell.name)
+        if gone or not _done(cell, store / cell.name):
+            wanted.add(cell.name)
+            needed.add(cell.needs)
+    return wanted
+
+
+def _bare(run: pathlib.Path) -> bool:
+    """Whether a training has no checkpoints, such as in a store that was unpacked."""
+    trained = (run / "config.json").exists()
+    return trained and not (begun(run / "pretrain") or begun(run / "finetune"))
 
 
 def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str:
@@ -116,7 +138,7 @@ def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str
             if _taken(_lock(cell, store)):
                 return RUNNING
             raise
-        if _done(cell, store / cell.name):
+        if _done(cell, store / cell.name) and not _bare(store / cell.name):
             return DONE
         if _taken(store / cell.name):
             return RUNNING

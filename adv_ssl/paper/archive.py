@@ -1,0 +1,52 @@
+"""A store in one small file: what its numbers stand on, without checkpoints, pictures and logs."""
+
+import io
+import lzma
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+from adv_ssl.errors import UserError
+from adv_ssl.files import write_atomically
+from adv_ssl.paper import runner
+from adv_ssl.paper.grid import Cell
+
+FILES = ("config.json", "evaluation.json", "provenance.json", "results.json")  # of a cell
+_PLACE = "{store}"  # stands for the store's folder, as in a cell's flags
+
+
+def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
+    """Writes the files of the cells that are done to ``path``, a .zip; returns their number."""
+    done = [cell for cell in cells if runner.state(cell, store) == runner.DONE]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
+        for cell in done:
+            for name in FILES:
+                file = store / cell.name / name
+                if file.exists():
+                    member = zipfile.ZipInfo(f"{cell.name}/{name}")  # no date: the same bytes again
+                    member.compress_type = zipfile.ZIP_LZMA
+                    archive.writestr(member, file.read_text().replace(str(store), _PLACE))
+    write_atomically(path, content.getvalue())
+    return len(done)
+
+
+def unpack(path: pathlib.Path, store: pathlib.Path) -> None:
+    """Puts the cells of an archive into ``store``; what is there already stays as it is.
+
+    Raises:
+      UserError: ``path`` is no archive of a store.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                place = store / member
+                if place.name not in FILES or ".." in place.parts:
+                    raise zipfile.BadZipFile(f"it holds {member!r}")
+                if not place.exists():
+                    text = archive.read(member).decode()
+                    write_atomically(place, text.replace(_PLACE, str(store)))
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--store={path} is no archive that `python -m adv_ssl.paper pack` wrote ({error})."
+        ) from None

@@ -1,0 +1,80 @@
+"""A store in one file: nothing is lost of what its numbers stand on, nothing else is taken out."""
+
+import pathlib
+import zipfile
+
+import pytest
+from conftest import ROOT
+from planted import plant
+
+from adv_ssl.errors import UserError
+from adv_ssl.paper import archive, grid, runner
+from adv_ssl.paper.store import collect
+
+ONLY = "tiny/byol/l2_0.25/seed0/*"
+
+# ml_collections loads a configuration file so
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A store in which all but the last cell are done."""
+    store = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for cell in runner.matching(grid.cells("tiny"), ONLY)[:-1]:
+            plant(cell, store, lambda _: 50.0)
+    return store
+
+
+def packed(store: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    archive.pack(runner.matching(grid.cells("tiny"), ONLY), store, folder / "tiny.zip")
+    return folder / "tiny.zip"
+
+
+def test_an_unpacked_store_has_the_same_scores(planted, tmp_path):
+    archive.unpack(packed(planted, tmp_path), tmp_path / "there")
+    ours, theirs = collect(planted), collect(tmp_path / "there")
+    assert ours == theirs
+    assert len(ours.records) == 42
+    names = {path.name for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    assert names == set(archive.FILES)
+    assert str(planted) not in "".join(
+        path.read_text() for path in (tmp_path / "there").rglob("*.json")
+    )
+
+
+def test_the_same_store_gives_the_same_bytes_and_what_is_there_stays(planted, tmp_path):
+    first, again = packed(planted, tmp_path).read_bytes(), packed(planted, tmp_path).read_bytes()
+    assert first == again
+    there = tmp_path / "there"
+    archive.unpack(tmp_path / "tiny.zip", there)
+    mine = next(there.rglob("results.json"))
+    mine.write_text("[]")
+    archive.unpack(tmp_path / "tiny.zip", there)
+    assert mine.read_text() == "[]"
+
+
+def test_cells_that_are_not_done_are_left_out(planted, tmp_path):
+    cells = runner.matching(grid.cells("tiny"), ONLY)
+    assert archive.pack(cells, planted, tmp_path / "a.zip") == len(cells) - 1
+    with zipfile.ZipFile(tmp_path / "a.zip") as file:
+        assert not [name for name in file.namelist() if name.startswith(cells[-1].name + "/")]
+
+
+@pytest.mark.parametrize("member", ["../results.json", "a/../../results.json", "a/run.py"])
+def test_a_hostile_archive_writes_nothing_outside(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr(member, "{}")
+    with pytest.raises(UserError, match="is no archive"):
+        archive.unpack(tmp_path / "bad.zip", tmp_path / "inner" / "there")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["bad.zip"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, -200])
+def test_a_file_cut_short_is_one_line(planted, tmp_path, keep):
+    path = packed(planted, tmp_path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match="is no archive"):
+        archive.unpack(path, tmp_path / "there")
