@@ -4,10 +4,11 @@ Every key must be known, every known key must be there and of its type, and a va
 sense ends in one line. So nothing behind this module reads a key by string or with a default.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adv_ssl import attacks, tasks
@@ -18,6 +19,15 @@ from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule
 from adv_ssl.tasks.supervised import Supervised
 
 DTYPES = ("float32", "bfloat16")
+
+
+@contextlib.contextmanager
+def _under(path: str) -> Iterator[None]:
+    """A mistake in here names the field alone: the user needs its whole path."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}.{error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +62,28 @@ class AttackConfig:
             raise UserError(
                 f"start={self.start!r}: for {self.norm} choose from {', '.join(starts)}."
             )
+
+    def check_radius(self, image_size: int) -> None:
+        """UserError where every image is as near to one and the same grey: another unit."""
+        farthest = image_size * 3**0.5 / 2  # from the middle of [0, 1]^d to a corner
+        if self.norm == "l2" and self.epsilon >= farthest:
+            raise UserError(
+                f"epsilon={self.epsilon:g} in L2: from {farthest:.4g} on, every image of "
+                f"{image_size} x {image_size} pixels in [0, 1] can be made plain grey; "
+                f"did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.5f}?"
+            )
+
+    def check_step(self) -> None:
+        """UserError where the steps cross the whole ball, or hardly move: another unit."""
+        if self.step_size <= 2 and not 0 < self.steps * self.step_size < 0.1:
+            return
+        meant = (self.step_size / self.epsilon, self.step_size / 255 / self.epsilon)
+        shares = [f"; did you mean {share:.3g}?" for share in meant if 0.05 < share <= 2]
+        raise UserError(
+            f"step_size={self.step_size:g}: a share of epsilon={self.epsilon:.4g}, no pixels; "
+            f"steps={self.steps} of it go {self.steps * self.step_size:.3g} epsilons"
+            + (shares[0] if shares else ".")
+        )
 
     @property
     def doubt(self) -> str | None:
@@ -129,6 +161,9 @@ class Stage:
                 "task.erasing: not with an attack, because its noise is outside of [0, 1], where "
                 "attacked pixels are; set it to None."
             )
+        if self.attack:
+            with _under("attack"):
+                self.attack.check_step()
         if self.accumulation < 1:
             raise UserError(f"accumulation={self.accumulation}: must be 1 part or more.")
         if self.batch_size % (self.accumulation * self.group):
@@ -174,10 +209,8 @@ class Evaluation:
         for i, (norm, epsilon, steps) in enumerate(self.attacks):
             if steps < 1:
                 raise UserError(f"attacks[{i}] has {steps} steps: must be 1 or more.")
-            try:
+            with _under(f"attacks[{i}]"):
                 made.append(AttackConfig("pgd", norm, epsilon, steps, self.reach / steps, "ball"))
-            except UserError as error:
-                raise UserError(f"attacks[{i}].{error}") from None
         return made
 
 
@@ -213,15 +246,25 @@ class Config:
             )
         for name in ("pretrain", "finetune"):
             self._check_task(name)
+        self._check_radii()
 
     def _check_task(self, name: str) -> None:
         """Builds the stage's task: some options make no sense with this image and patch."""
         stage = getattr(self, name)
-        try:
-            if stage is not None:
+        if stage is not None:
+            with _under(f"{name}.task"):
                 tasks.make(stage.task, ViT(self.model), classes=2)
-        except UserError as error:
-            raise UserError(f"{name}.task.{error}") from None
+
+    def _check_radii(self) -> None:
+        """Of all attacks: an L2 radius is large or small for images of a size."""
+        stages = {"pretrain": self.pretrain, "finetune": self.finetune}
+        made = {f"{name}.attack": stage.attack for name, stage in stages.items() if stage}
+        for i, attack in enumerate(self.evaluate.make_attacks()):
+            made[f"evaluate.attacks[{i}]"] = attack
+        for path, attack in made.items():
+            if attack:
+                with _under(path):
+                    attack.check_radius(self.model.image_size)
 
 
 # Fields whose dataclass is chosen by the key ``name`` beside their options.
@@ -252,10 +295,8 @@ def _parse(cls: type, tree: Any, path: str) -> Any:
         if name not in tree:
             raise UserError(f"{path}.{name}: missing.")
     values = {name: _value(name, hints[name], tree[name], f"{path}.{name}") for name in fields}
-    try:
+    with _under(path):
         return cls(**values)
-    except UserError as error:  # it names the field; the user needs the whole path
-        raise UserError(f"{path}.{error}") from None
 
 
 def _value(name: str, hint: Any, value: Any, path: str) -> Any:

@@ -13,6 +13,7 @@ from adv_ssl import figures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 VOID = ("br", "img", "meta")  # elements without an end tag
 
 

@@ -81,18 +81,20 @@ def prepared(
     batch = next(stage.batches("pictures", config, few, source, 0, 1))
     key = named(jax.random.key(config.seed), "pictures")
     nominal = stage.make_task(config, few, source.num_classes)
-    attack = options.attack
+    attack, shown_of = options.attack, tasks.row(options.task)
 
     @jax.jit
     def draw(*arguments: Any) -> dict[str, jax.Array]:
-        drawn = {}
+        drawn: dict[str, jax.Array] = {}
         for kind, search in _kinds(attack).items():
             task = adversarial(nominal, search.make()) if search else nominal
             x, context, _ = task.prepare(*arguments)
-            aux = task.loss(arguments[0], x, context, None)[1]
-            for name, images in tasks.row(options.task).pictures(x, context, aux).items():
-                drawn[f"{kind}_{name}"] = images[:PICTURES]
+            losses, aux = task.loss(arguments[0], x, context, None)
+            seen = {"loss": losses} | shown_of.pictures(x, context, aux)
+            drawn |= {f"{kind}_{name}": values[:PICTURES] for name, values in seen.items()}
         return drawn
 
-    drawn = draw(state.params, state.ema, batch, key)
+    drawn: dict[str, Any] = draw(state.params, state.ema, batch, key)
+    if shown_of.class_names:
+        drawn |= {"label": drawn["clean_label"], "class_names": np.array(shown_of.class_names)}
     write_arrays(path, **drawn, **_options(attack))

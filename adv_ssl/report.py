@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from adv_ssl import figures, metrics, provenance
+from adv_ssl import figures, gallery, metrics, provenance
 from adv_ssl.files import write_atomically
-from adv_ssl.markup import Html, arrays, document, image, join, table, tag
+from adv_ssl.markup import TIMES, Html, arrays, document, image, join, table, tag
 from adv_ssl.names import METHODS, NORMS, axis, radius, searched, threat
 from adv_ssl.recipes.values import FLAGS
 
@@ -30,9 +30,7 @@ PANELS: dict[str, tuple[str, tuple[float, float] | None]] = {  # metric -> title
     "attack/radius": ("attack: |δ| / ε", (0.0, 1.05)),
     "attack/zero_grad": ("attack: share of zero gradients", (-0.02, 1.05)),
 }
-TIMES = "\N{MULTIPLICATION SIGN}"
 HEADLINE = 6  # scores told at the top
-CARDS = 12  # images shown of a gallery
 _log = logging.getLogger("adv_ssl")
 
 
@@ -51,11 +49,11 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         ),
         "Gallery": join(
             tag("h3", "Test images"),
-            part(_gallery, "figures/gallery.npz"),
+            part(gallery.shown, "figures/gallery.npz"),
             *(
                 [
                     tag("h3", "Inputs of pre-training"),
-                    part(_gallery, "figures/pretrain_gallery.npz"),
+                    part(gallery.shown, "figures/pretrain_gallery.npz"),
                 ]
                 * pretrains
             ),
@@ -246,64 +244,6 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 
 # ---- Images ----
-
-
-def _gallery(path: pathlib.Path) -> Html:
-    """A card an image; perturbations by one factor in all, so that they can be compared."""
-    data = arrays(path)
-    attack: dict[str, Any] = {
-        k: data[k].item() for k in ("name", "norm", "epsilon", "steps") if k in data
-    }
-    rows, note = [["clean_input"]], "What the model sees."
-    if attack:
-        delta = data["attacked_input"] - data["clean_input"]
-        factor = figures.amplification(delta)
-        data["perturbation"] = 0.5 + factor * delta
-        rows = [["clean_input", "perturbation", "attacked_input"]]
-        note = (
-            f"{threat(attack)}, {attack['steps']} steps of {searched(attack)}. "
-            f"Left to right: the clean image; the perturbation {TIMES} {factor:g} about "
-            "mid-grey; the attacked image."
-        )
-    if "clean_reconstruction" in data:
-        rows = [["clean_original", "clean_input", "clean_reconstruction"]]
-        note = "Left to right: the image; the patches that are seen; the others, predicted."
-        if attack:
-            rows.append(["perturbation", "attacked_input", "attacked_reconstruction"])
-            note += (
-                f" Below: the same under {threat(attack)}, {attack['steps']} steps of "
-                f"{searched(attack)}, first the perturbation {TIMES} {factor:g} about mid-grey."
-            )
-        note += (
-            " A prediction is of each patch with its mean and contrast taken out: those of the "
-            "clean patch are lent to it here."
-        )
-    cards = []
-    for i in range(min(CARDS, len(data["clean_input"]))):
-        drawn = figures.mosaic([[data[name][i] for name in row] for row in rows])
-        names = ", ".join(name.replace("_", " ") for row in rows for name in row)
-        parts = [image(path.parent, f"{path.stem}_{i:02}", drawn, names)]
-        if "label" in data:
-            texts = [_verdict(data, i, "clean")]
-            if attack:
-                texts += [Html(f"{TIMES} {factor:g}"), _verdict(data, i, "attacked")]
-            below = [tag("span", text) for text in texts]
-            parts.append(tag("figcaption", *below))
-        cards.append(tag("figure", *parts))
-    if "label" in data:
-        note += " Below: the label in bold, then what the model says (✗: wrong)."
-    return join(tag("p", note, class_="note"), tag("div", *cards, class_="cards"))
-
-
-def _verdict(data: Mapping[str, np.ndarray], i: int, kind: str) -> Html:
-    """What stands below the clean or the attacked image ``i``: the label or "attacked", the class
-    that the model says.
-    """
-    names, label = data["class_names"], data["label"][i]
-    said = data[f"{kind}_prediction"][i]
-    right, mark = ("right", "✓") if said == label else ("wrong", "✗")
-    above = join(Html("label "), tag("b", names[label])) if kind == "clean" else Html("attacked")
-    return join(above, tag("br"), tag("span", f"{mark} {names[said]}", class_=right))
 
 
 def _filters(path: pathlib.Path) -> Html:

@@ -67,6 +67,32 @@ def test_pixels_end_at_the_edges_of_their_range(norm, epsilon):
     assert 0.01 < np.mean((x_adv == 0) | (x_adv == 1)) < 0.9
 
 
+@pytest.mark.parametrize("count", [1, 64])
+def test_an_l2_step_goes_by_the_images_own_gradient_also_where_it_is_tiny(count):
+    """A9, A14: g / (|g| + 1e-10), g of the sum: of a mean it would shrink with the batch."""
+    x, w = images(count), slopes(count)
+    w *= 1e-9 / norms(w)[:, None, None, None]
+    x_adv, _ = climb(x, w, norm="l2", epsilon=0.2, steps=1, start="zero")
+    expected = x + ALPHA * 0.2 * direction("l2", w) / 1.1
+    np.testing.assert_allclose(x_adv, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.4), ("l2", 3.0)])
+def test_no_point_outside_is_looked_at(norm, epsilon):
+    """A11: the start is projected and clipped as well, before its gradient is taken."""
+    x = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    size = np.inf if norm == "linf" else 2
+
+    def objective(point):
+        length = jnp.linalg.norm((point - x).reshape(4, -1), ord=size, axis=1)
+        inside = jnp.all((point >= 0) & (point <= 1), AXES) & (length <= epsilon * (1 + 1e-5))
+        return jnp.where(inside, (slopes() * point).sum(AXES), jnp.nan)
+
+    _, health = jax.jit(lambda x: pgd(norm, epsilon, 2)(objective, x, KEY))(x)
+    assert np.all(np.isfinite(health["loss_start"])), "the start"
+    assert np.all(np.isfinite(health["gain"])), "the point after the first step"
+
+
 @pytest.mark.parametrize(
     ("start", "reached"), [("ball", 0.806), ("radius_uniform", 0.918), ("zero", 1.0)]
 )

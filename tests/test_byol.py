@@ -1,5 +1,6 @@
 """BYOL's loss and gradients against PyTorch's, its moving average and meters against formulas."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from adv_ssl import train
+from adv_ssl import stage, train
+from adv_ssl.config import parse
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.errors import UserError
 from adv_ssl.models.heads import BatchNorm, Projector
@@ -127,6 +130,29 @@ def test_target_follows_the_updated_parameters(first):
         target = tau * target + (1 - tau) * start
         np.testing.assert_allclose(state.params["w"], start, rtol=1e-5)
         np.testing.assert_allclose(state.ema["w"], target, rtol=1e-5)
+
+
+@pytest.mark.parametrize("own_seed", [True, False])
+def test_the_average_starts_from_other_weights_or_from_a_copy(own_seed):
+    """B22: BYOL's target network is another random one; C EMA: the others' a copy."""
+    made = parse(tiny.config().to_dict()).pretrain
+    made = dataclasses.replace(made, ema=dataclasses.replace(made.ema, own_seed=own_seed))
+    init = jax.random.normal  # of a task whose parameter is a draw
+    recipe = train.Recipe(Task(lambda key: {"w": init(key, (9,))}, None, None),
+                          optax.identity(), None, None)  # fmt: skip
+    state = stage.random_state(made, recipe, KEY)
+    assert np.any(state.params["w"] != state.ema["w"]) == own_seed
+    assert parse(tiny.config().to_dict()).pretrain.ema.own_seed
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_what_is_scored_is_the_average_only_where_it_is_used(used):
+    """C EMA, B22: supervised and RotNet pre-training use it, BYOL does not."""
+    made = parse(tiny.config().to_dict()).pretrain
+    made = dataclasses.replace(made, ema=dataclasses.replace(made.ema, used=used))
+    state = train.State(0, {"w": 1.0}, {"w": 2.0}, (), 0)
+    assert stage.result(made, state) == {"w": 2.0 if used else 1.0}
+    assert stage.result(dataclasses.replace(made, ema=None), state) == {"w": 1.0}
 
 
 def test_batch_norm_is_numpys():

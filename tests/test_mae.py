@@ -186,19 +186,50 @@ def test_mask_and_cls_tokens_are_decayed_and_no_bias(params):
     }
 
 
-def test_pictures_show_what_there_is(params):
-    images = batch(4)["image"] / np.float32(255)
-    x, context, _ = TASK.prepare(params, None, batch(4), KEY)
-    _, aux = TASK.loss(params, x, context, None)
-    right = aux | {"prediction": context.target}
-    drawn = mae.pictures(x, context, right)
-    assert all(picture.shape == (4, 12, 12, 3) for picture in drawn.values())
-    np.testing.assert_allclose(drawn["original"], images, atol=1e-5)
-    np.testing.assert_allclose(drawn["reconstruction"], images, atol=1e-5)  # it predicted right
-    seen = np.asarray(context.restore) < 3
-    patches = np.asarray(patchify(drawn["input"], 4))
-    assert np.all(patches[~seen] == 0.5)
-    np.testing.assert_allclose(patches[seen], patchify(jnp.asarray(images), 4)[seen], rtol=1e-6)
+@pytest.fixture(scope="module")
+def drawn(params) -> dict:
+    """Pictures, as patches: of a right prediction; of brighter visible patches and what they give;
+    and what the latter are made of.
+    """
+
+    @jax.jit
+    def draw(params):
+        x, context, _ = TASK.prepare(params, None, batch(4), KEY)
+        brighter = jnp.clip(x + 0.1, 0, 1)
+        predicted = TASK.loss(params, brighter, context, None)[1]["prediction"]
+        made = {
+            "right": mae.pictures(x, context, {"prediction": context.target}),
+            "attacked": mae.pictures(brighter, context, {"prediction": predicted}),
+        }
+        patches = jax.tree.map(lambda image: patchify(image, 4), made)
+        return patches | {"x": brighter, "context": context, "prediction": predicted}
+
+    return jax.tree.map(np.asarray, draw(params))
+
+
+CLEAN = np.asarray(patchify(jnp.asarray(batch(4)["image"] / np.float32(255)), 4))
+
+
+def test_pictures_show_what_there_is(drawn):
+    seen, right = drawn["context"].restore < 3, drawn["right"]
+    np.testing.assert_allclose(right["original"], CLEAN, atol=1e-5)
+    np.testing.assert_allclose(right["reconstruction"], CLEAN, atol=1e-5)  # it predicted right
+    assert np.all(right["input"][~seen] == 0.5)
+    np.testing.assert_allclose(right["input"][seen], CLEAN[seen], rtol=1e-6)
+
+
+def test_pictures_under_attack_show_the_attacked_patches_and_the_clean_image(drawn):
+    """And hidden patches as predicted from the attacked ones, with the clean ones' contrast."""
+    seen, attacked = drawn["context"].restore < 3, drawn["attacked"]
+    np.testing.assert_allclose(attacked["original"], CLEAN, atol=1e-5)
+    for name in ("input", "reconstruction"):
+        shown = whole(drawn["x"], drawn["context"])
+        np.testing.assert_allclose(attacked[name][seen], shown[seen], rtol=1e-6)
+    units = ((CLEAN.reshape(4, 9, 16, 3) - mae.MEAN) / mae.STD).reshape(4, 9, -1)
+    lent = units.std(-1, ddof=1, keepdims=True), units.mean(-1, keepdims=True)
+    pixels = (drawn["prediction"] * lent[0] + lent[1]).reshape(4, 9, 16, 3)
+    pixels = np.clip(pixels * mae.STD + mae.MEAN, 0, 1).reshape(4, 9, -1)
+    np.testing.assert_allclose(attacked["reconstruction"][~seen], pixels[~seen], atol=1e-4)
 
 
 def test_unpatchify_is_the_inverse_of_patchify():

@@ -83,7 +83,7 @@ def test_a_stopped_method_ends_like_an_uninterrupted_one(
         chex.assert_trees_all_equal(whole, parts)
 
 
-def test_the_average_is_what_is_handed_on_and_scored(finished):
+def test_the_average_is_what_is_handed_on(finished):
     """Supervised pre-training: not the last parameters but their moving average."""
     folder = finished("supervised", "l2") / "pretrain" / "checkpoints"
     with Checkpoints(folder) as checkpoints:

@@ -19,6 +19,35 @@ MISTAKES = {
         {"pretrain__attack__norm": "linf", "pretrain__attack__epsilon": 4.0},
         r"did you mean 4/255",
     ),
+    "L2 radius in 255ths": (
+        {"pretrain__attack__epsilon": 128.0},
+        r"pretrain\.attack\.epsilon=128 in L2: from 13\.86 on, every image of 16 x 16 .*"
+        r"did you mean 128/255 = 0\.50196\?",
+    ),
+    "scored at a radius in 255ths": (
+        {"evaluate__attacks": (("l2", 0.5, 2), ("l2", 64.0, 2))},
+        r"config\.evaluate\.attacks\[1\]\.epsilon=64 in L2: .*did you mean 64/255",
+    ),
+    "step in 255ths": (
+        {
+            "pretrain__attack__norm": "linf",
+            "pretrain__attack__epsilon": 4 / 255,
+            "pretrain__attack__step_size": 2.5,
+        },
+        r"pretrain\.attack\.step_size=2\.5: a share of epsilon=0\.01569, .*did you mean 0\.625\?",
+    ),
+    "step in pixels": (
+        {
+            "pretrain__attack__norm": "linf",
+            "pretrain__attack__epsilon": 4 / 255,
+            "pretrain__attack__step_size": 2.5 / 255,
+        },
+        r"step_size=0\.0098.*: a share of epsilon=.*go 0\.0196 epsilons; did you mean 0\.625\?",
+    ),
+    "step of no unit": (
+        {"pretrain__attack__step_size": 1e-9},
+        r"step_size=1e-09: a share of epsilon=0\.5, no pixels; steps=2 of it go 2e-09 epsilons\.$",
+    ),
     "no such norm": ({"pretrain__attack__norm": "l7"}, r"attack\.norm='l7': choose from linf, l2"),
     "no such attack": ({"pretrain__attack__name": "fgsm"}, r"attack\.name='fgsm': choose from pgd"),
     "start of another norm": (

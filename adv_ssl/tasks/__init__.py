@@ -16,7 +16,9 @@ class Row(NamedTuple):
 
     options: type
     make: Callable[[Any, ViT, int], Task]  # (options, encoder, classes) -> Task
-    pictures: Callable[[PyTree, Any, Aux], dict[str, Array]]  # (x, context, aux) -> by name
+    # (x, context, aux) -> what is shown of each image [B, ...], by name: see ``gallery.shown``
+    pictures: Callable[[PyTree, Any, Aux], dict[str, Array]]
+    class_names: tuple[str, ...] = ()  # of the task's own classes, if its pictures are labelled
 
 
 def _input(x: Array, context: Any, aux: Aux) -> dict[str, Array]:
@@ -30,7 +32,7 @@ def _first_view(x: Views, context: Any, aux: Aux) -> dict[str, Array]:
 TASKS = {
     "byol": Row(byol.Byol, byol.make, _first_view),
     "mae": Row(mae.Mae, mae.make, mae.pictures),
-    "rotnet": Row(rotnet.RotNet, rotnet.make, _input),
+    "rotnet": Row(rotnet.RotNet, rotnet.make, rotnet.pictures, rotnet.ANGLES),
     "simclr": Row(simclr.SimClr, simclr.make, _first_view),
     "supervised": Row(supervised.Supervised, supervised.make, _input),
 }

@@ -9,10 +9,11 @@ from jax import Array
 
 from adv_ssl.keys import named
 from adv_ssl.models.vit import ViT
-from adv_ssl.task import Batch, Prepared, Task, pixels
+from adv_ssl.task import Aux, Batch, Prepared, Task, pixels
 from adv_ssl.tasks import classifier
 
-TURNS = 4  # 0, 90, 180 and 270 degrees
+ANGLES = ("0°", "90°", "180°", "270°")  # the classes
+TURNS = len(ANGLES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,3 +46,12 @@ def rotated(images: Array, turns: Array) -> Array:
     turns = turns[:, None, None, None]
     images = jnp.where(turns >= 2, jnp.rot90(images, 2, axes=(1, 2)), images)
     return jnp.where(turns % 2 == 1, jnp.rot90(images, 1, axes=(1, 2)), images)
+
+
+def pictures(x: Array, context: Array, aux: Aux) -> dict[str, Array]:
+    """The turned image, by how much it was turned and by how much the model says: in quarters."""
+    return {
+        "input": x,
+        "label": context.argmax(axis=-1),
+        "prediction": aux["logits"].argmax(axis=-1),
+    }
