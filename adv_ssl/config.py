@@ -11,6 +11,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from adv_ssl import attacks, tasks
 from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError
@@ -19,6 +21,10 @@ from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule
 from adv_ssl.tasks.supervised import Supervised
 
 DTYPES = ("float32", "bfloat16")
+# Of float32, which is computed in: beyond, a value would become 0 or infinite
+LEAST_FLOAT, LARGEST_FLOAT = (float(end) for end in (np.finfo("f").tiny, np.finfo("f").max))
+LARGEST = 2**32 - 1  # whole number
+LARGEST_RESIZE = 8  # crops along the short side of an image: beyond, a crop is a speck of it
 
 
 @contextlib.contextmanager
@@ -237,12 +243,18 @@ class Config:
         for name in ("log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more steps.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}.")
-        if 0 < self.evaluate.resize < self.model.image_size:
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: must be from 0 to {LARGEST}.")
+        resize, crop = self.evaluate.resize, self.model.image_size
+        if 0 < resize < crop:
             raise UserError(
-                f"evaluate.resize={self.evaluate.resize} is below model.image_size="
-                f"{self.model.image_size}: the crop would not fit."
+                f"evaluate.resize={resize} is below model.image_size={crop}: the crop would not "
+                "fit."
+            )
+        if resize > LARGEST_RESIZE * crop:
+            raise UserError(
+                f"evaluate.resize={resize} is more than {LARGEST_RESIZE} times model.image_size="
+                f"{crop}: the crop would be a speck of the image."
             )
         for name in ("pretrain", "finetune"):
             self._check_task(name)
@@ -319,11 +331,16 @@ def _value(name: str, hint: Any, value: Any, path: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _parse(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < LARGEST_FLOAT else float("inf")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"{path}={value!r}: expected {hint.__name__}.")
-    if hint is float and not abs(value) < float("inf"):
-        raise UserError(f"{path}={value!r}: must be a finite number.")
+    if hint is int and abs(value) > LARGEST:
+        raise UserError(f"{path}={value!r}: must be from 0 to {LARGEST}.")
+    if hint is float and value and not LEAST_FLOAT <= abs(value) <= LARGEST_FLOAT:
+        raise UserError(
+            f"{path}={value!r}: must be 0, or a finite number from "
+            f"{LEAST_FLOAT:.2g} to {LARGEST_FLOAT:.2g}: those are what float32 has."
+        )
     return value
 
 

@@ -119,6 +119,12 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
                 f"config.{name}.batch_size={options.batch_size}: must be divisible by the "
                 f"{jax.device_count()} devices{parts}."
             )
+        steps = stage.total_steps(options, images)
+        if steps > stage.MAX_STEPS:
+            raise UserError(
+                f"config.{name}: epochs={options.epochs:g} or steps={options.steps} of "
+                f"{source.records.what} are {steps:.3g} steps: {stage.MAX_STEPS} is the most."
+            )
         if i == 0 and classifies and source.num_classes == 0:
             raise UserError(
                 f"config.{name}.task.name='supervised' needs labels, {source.records.what} has "

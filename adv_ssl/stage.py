@@ -24,6 +24,7 @@ from adv_ssl.models.attention import kernel_mesh
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import Aux, Batch, PyTree, Task, adversarial
 
+MAX_STEPS = 2**31 - 1  # steps are counted in int32
 _log = logging.getLogger("adv_ssl")
 
 

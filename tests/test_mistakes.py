@@ -78,6 +78,18 @@ MISTAKES = {
     ),
     "drop path of 1": ({"finetune__drop_path": 1.0}, r"finetune\.drop_path=1\.0"),
     "negative rate": ({"pretrain__optimizer__lr": -1.0}, r"optimizer\.lr=-1\.0"),
+    "rate beyond float32": ({"pretrain__optimizer__lr": 1e39}, r"lr=1e\+39: must be 0, or a fin"),
+    "radius that would be 0": (
+        {"pretrain__attack__epsilon": 1e-300},
+        r"epsilon=1e-300: must",
+    ),
+    "depth of 40 bits": ({"model__depth": 10**12}, r"depth=1000000000000: must be from 0 to 42949"),
+    "steps beyond int32": ({"pretrain__steps": 2**31}, r"config\.pretrain: .*: 2147483647 is the"),
+    "later epochs beyond int32": (
+        {"finetune__steps": None, "finetune__epochs": 1e9},
+        r"9e\+10 steps",
+    ),
+    "crop of a speck": ({"evaluate__resize": 129}, r"resize=129 is more than 8 times model\.image"),
     "rate not finite": ({"pretrain__optimizer__lr": float("inf")}, r"finite"),
     "no such kind": ({"pretrain__optimizer__decayed": ("bias",)}, r"decayed has 'bias': the kinds"),
     "warm-up in steps": (
