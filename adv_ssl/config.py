@@ -270,7 +270,9 @@ class Config:
     def _check_radii(self) -> None:
         """Of all attacks: an L2 radius is large or small for images of a size."""
         stages = {"pretrain": self.pretrain, "finetune": self.finetune}
-        made = {f"{name}.attack": stage.attack for name, stage in stages.items() if stage}
+        made: dict[str, AttackConfig | None] = {
+            f"{name}.attack": stage.attack for name, stage in stages.items() if stage
+        }
         for i, attack in enumerate(self.evaluate.make_attacks()):
             made[f"evaluate.attacks[{i}]"] = attack
         for path, attack in made.items():
