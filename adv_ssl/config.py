@@ -270,15 +270,11 @@ class Config:
     def _check_radii(self) -> None:
         """Of all attacks: an L2 radius is large or small for images of a size."""
         stages = {"pretrain": self.pretrain, "finetune": self.finetune}
-        made: dict[str, AttackConfig | None] = {
-            f"{name}.attack": stage.attack for name, stage in stages.items() if stage
-        }
-        for i, attack in enumerate(self.evaluate.make_attacks()):
-            made[f"evaluate.attacks[{i}]"] = attack
+        made = {f"{k}.attack": s.attack for k, s in stages.items() if s and s.attack}
+        made |= {f"evaluate.attacks[{i}]": a for i, a in enumerate(self.evaluate.make_attacks())}
         for path, attack in made.items():
-            if attack:
-                with _under(path):
-                    attack.check_radius(self.model.image_size)
+            with _under(path):
+                attack.check_radius(self.model.image_size)
 
 
 # Fields whose dataclass is chosen by the key ``name`` beside their options.
