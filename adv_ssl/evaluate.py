@@ -41,6 +41,7 @@ _ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEAR
 _NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
 _RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
 
+_LARGEST_LINF = 16 / 255  # of those that people write as k/255
 _OF_ROBUST = ("attack", "norm", "radii", "data", "split")
 
 
@@ -90,7 +91,7 @@ def _curve() -> robust.Curve:
     images = robust.IMAGES if _IMAGES.value is None else _IMAGES.value
     return robust.Curve(
         _NORM.value,
-        tuple(_radius(text) for text in radii),
+        tuple(_radius(text, _NORM.value) for text in radii),
         _ATTACK.value,
         images,
         _SEED.value,
@@ -98,12 +99,18 @@ def _curve() -> robust.Curve:
     )
 
 
-def _radius(text: str) -> float:
-    """0.5 or 4/255."""
+def _radius(text: str, norm: str) -> float:
+    """0.5 or 4/255. UserError: no number, or one that is meant for the other norm."""
     try:
-        return float(fractions.Fraction(text))
+        radius = float(fractions.Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.") from None
+    if norm == "l2" and text.endswith("/255") and 0 < radius <= _LARGEST_LINF:
+        raise UserError(
+            f"--radii={text} in L2, over the whole image, is next to nothing: of each pixel it is "
+            f"with --norm=linf; if it is meant so, write {radius:.4g}."
+        )
+    return radius
 
 
 def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options) -> dict[str, Any]:

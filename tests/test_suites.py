@@ -249,6 +249,46 @@ def test_a_missing_set_is_a_row_and_in_no_mean(sets, classifier, tmp_path):
     shutil.rmtree(tmp_path / "sets" / "imagenet2012_corrupted" / "fog_3")
     model, options = predict.load(classifier), runner.Options(str(tmp_path / "sets"), 4, 0)
     records = runner.run("imagenet", model, options, tmp_path / "run")
+def test_a_stopped_suite_goes_on_where_it_was(sets, classifier, tmp_path, monkeypatch):
+    """Stopped in its third row: the two before are not scored again."""
+    predicted, asked = runner.predict, []
+
+    def stopping(model, source, what, *options):
+        asked.append(what)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return predicted(model, source, what, *options)
+
+    monkeypatch.setattr(runner, "predict", stopping)
+    monkeypatch.setitem(suites.SUITES, "imagenet", suites.IMAGENET[:5])
+    model, options = predict.load(classifier), runner.Options(str(sets), 4, 0)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run("imagenet", model, options, tmp_path)
+    assert [r["dataset"] for r in tiny.results(tmp_path)] == ["imagenet", "real"]
+    records = runner.run("imagenet", model, options, tmp_path)
+    assert asked == ["imagenet", "real", "v2", "v2", "a", "r"]
+    assert [r["dataset"] for r in records if r["kind"] == "row" and r["metric"] == "top1"] == [
+        "imagenet", "real", "v2", "a", "r",
+    ]  # fmt: skip
+
+
+def test_a_damaged_set_is_a_row_and_the_others_are_scored(sets, classifier, tmp_path, monkeypatch):
+    predicted = runner.predict
+
+    def damaged(model, source, what, *options):
+        if what == "v2":
+            raise UserError("image 3 of test cannot be read")
+        return predicted(model, source, what, *options)
+
+    monkeypatch.setattr(runner, "predict", damaged)
+    monkeypatch.setitem(suites.SUITES, "imagenet", suites.IMAGENET[:7])
+    options = runner.Options(str(sets), 4, 0)
+    own = runner._own(runner.run("imagenet", predict.load(classifier), options, tmp_path))
+    assert own["v2"]["missing"] == "image 3 of test cannot be read"
+    assert own["sketch"]["n"] == 2
+    assert own["mean"]["value"] is None
+
+
     lacking = {r["dataset"]: r["missing"] for r in runner._own(records).values() if not r["n"]}
     assert set(lacking) == {"r", "c/fog_3", "c", "mean"}
     assert "tfds build imagenet_r:0.2.0 --file_format=array_record" in lacking["r"]
@@ -291,6 +331,36 @@ def test_a_model_of_other_classes_is_refused(sets, tmp_path):
     save(tmp_path / "ten", 10)
     with pytest.raises(UserError, match="is scored with 1000 classes and the model has 10"):
         runner._open(row("v2"), predict.load(tmp_path / "ten"), runner.Options(str(sets), 4, 0))
+
+
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [
+        ([0, 1, 2, 5, 4, 3, 6, 7, 8, 9], "2 classes are taken for others, as cat for dog"),
+        ([*range(1, 10), 0], "10 classes are taken for others, as airplane for automobile"),
+        ([*range(10)], None),
+    ],
+)
+def test_a_planted_class_order_is_named(order, named, tmp_path, monkeypatch):
+    """Two classes that changed places leave a score of 80%; only a look at what is said shows it.
+
+    With all of them moved the score is no better than chance, which is told as well.
+    """
+    labels = np.tile(np.arange(10), 8)
+    examples = [{"image": np.zeros((4, 4, 3), np.uint8), "label": int(i)} for i in labels]
+    label = tfds_sets.tfds.features.ClassLabel(names=runner.rules.CIFAR10)
+    tfds_sets.write(tmp_path, "cifar10:3.0.2", "test", {"label": label}, examples)
+    said = Predictions(np.eye(10)[np.array(order)[labels]], labels, 1.0, 0.5)
+    monkeypatch.setattr(runner, "predict", lambda *_: said)
+    model = Model(TINY, {"head": {"kernel": np.zeros((1, 10))}}, ())
+    options = runner.Options(str(tmp_path), 4, 0)
+    record, *_ = runner._score(suites.CIFAR10[0], model, options, tmp_path / "figures")
+    flags = [flag for flag in record["flags"] if not flag.startswith("a sample")]
+    moved = sum(place != i for i, place in enumerate(order))
+    assert record["value"] == 1 - moved / 10
+    assert len(flags) == (0 if named is None else 1 if moved < 10 else 2)
+    assert ("no better than chance" in "".join(flags)) == (moved == 10)
+    assert named is None or f"{named}: is the class order the set's?" in flags
 
 
 def test_corruptions_on_the_fly(real_data, tmp_path):
@@ -428,3 +498,4 @@ def test_a_mistake_ends_with_one_line_and_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("adv_ssl: README.md")
     assert done.stderr.count("\n") == 1
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),

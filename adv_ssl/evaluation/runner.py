@@ -15,7 +15,7 @@ from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.data.sources import Source
 from adv_ssl.data.transforms import eval_crop
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import rules
+from adv_ssl.evaluation import class_order, rules
 from adv_ssl.evaluation.corrupted import corrupted
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import wilson
@@ -23,7 +23,7 @@ from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, to
 from adv_ssl.files import read_json, write_arrays, write_json
 
 Record = dict[str, Any]
-WRONG = 8  # images shown of what a row got wrong
+WRONG = 7  # images shown of what a row got wrong: a line of the page
 _LABELS = pathlib.Path(__file__).parents[1] / "labels"
 _log = logging.getLogger("adv_ssl")
 
@@ -92,19 +92,19 @@ def _own(records: Sequence[Record]) -> dict[str, Record]:
 def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> list[Record]:
     """A record for each metric of a row; a single one, without a value, where it has no score."""
     base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}"}
+    size, resize = model.architecture.image_size, _resize(row, model)
     try:
         source = _open(row, model, options)
-    except UserError as error:
+        said = predict(model, source, row.name, resize, options.batch_size)
+        scored = row.rule(said.logits, said.labels)
+    except UserError as error:  # a damaged image, too, takes no other set's score
         _log.info("%s: missing: %s", row.name, error)
         return [{**base, **_missing(str(error))}]
-    size, resize = model.architecture.image_size, _resize(row, model)
-    said = predict(model, source, row.name, resize, options.batch_size)
-    scored = row.rule(said.logits, said.labels)
     records = [
         {**base, **_counted(metric, hits, n), **_circumstances(row, source, said, options)}
         for metric, (hits, n) in scored.counts.items()
     ]
-    records[0]["flags"] = _doubts(row, model, records[0])
+    records[0]["flags"] = _doubts(row, model, records[0]) + _order(row, source, scored, said)
     if not row.name.startswith("c/"):
         _save_wrong(row, source, scored, said.labels, size, resize, figures)
     _log.info("%s", sentence(records[0]))
@@ -225,6 +225,18 @@ def _doubts(row: Row, model: Model, record: Record) -> list[str]:
     return flags
 
 
+def _order(row: Row, source: Source, scored: Scored, said: Predictions) -> list[str]:
+    """Whether classes seem to have changed places; not asked of hard images, which prove less."""
+    if row.rule is not top1 or row.name.startswith("c/"):
+        return []
+    moved = class_order.moved(scored.said, said.labels, said.logits.shape[-1])
+    if not moved:
+        return []
+    names = _names(row, source)
+    first = f"{names[moved[0].label]} for {names[moved[0].said]}"
+    return [f"{len(moved)} classes are taken for others, as {first}: is the class order the set's?"]
+
+
 def _save_wrong(
     row: Row,
     source: Source,
@@ -250,9 +262,14 @@ def _names(row: Row, source: Source) -> tuple[str, ...]:
     """What people call the classes that a row decides between."""
     if row.name == "conflict":
         return tuple(rules.conflict_classes())
-    if row.classes == "imagenet":
-        return tuple((_LABELS / "words_1000.txt").read_text().splitlines())
-    return source.class_names
+    return class_words(source.class_names)
+
+
+def class_words(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What people call classes: of ImageNet's WNIDs their first words, of others the names."""
+    if names != wnids():
+        return names
+    return tuple((_LABELS / "words_1000.txt").read_text().splitlines())
 
 
 def _label_text(row: Row, label: np.ndarray, names: Sequence[str]) -> str:
@@ -293,11 +310,8 @@ def _mean(dataset: str, metric: str, rows: Sequence[Record | None], of: str) -> 
     base = {"kind": "summary", "dataset": dataset, "source": f"mean {of}"}
     scored = [row for row in rows if row is not None and row["value"] is not None]
     if len(scored) < len(rows):
-        return {
-            **base,
-            **_missing(f"{len(rows) - len(scored)} {of} have no score"),
-            "metric": metric,
-        }
+        why = f"{len(rows) - len(scored)} {of} have no score"
+        return {**base, **_missing(why), "metric": metric}
     return {
         **base,
         "metric": metric,

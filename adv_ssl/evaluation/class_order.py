@@ -1,0 +1,55 @@
+"""Whether the classes of a model are in another order than those of a set (P19).
+
+A wrong order is seen in what is said of the images: those of one class are taken for another one,
+not for this and that. Where only a few classes are out of place the score alone hides it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+LEAST = 3  # images of a class that must judge
+OTHER, OWN = 0.5, 0.1  # shares of them: more for the other class, and at most so many for its own
+
+
+class Moved(NamedTuple):
+    """A class whose images the model takes for another."""
+
+    label: int
+    said: int
+
+
+def moved(said: np.ndarray, labels: np.ndarray, classes: int) -> list[Moved]:
+    """The classes that seem to stand in the place of others: none, or two and more.
+
+    Half of the images tell which class each one may stand for, each for one; the other half judges.
+
+    Args:
+      said: int [N]: the class decided on.
+      labels: int [N], in [0, classes).
+      classes: how many there are.
+    """
+    order = np.argsort(labels, kind="stable")  # so that the halves have half of each class
+    said, labels = said[order], labels[order]
+    matches = _matches(said[::2], labels[::2], classes)
+    said, labels = said[1::2], labels[1::2]
+    found = []
+    for label in np.unique(labels):
+        of_class = said[labels == label]
+        other = int(matches[label])
+        if len(of_class) >= LEAST and other != label:
+            shares = np.mean(of_class == other), np.mean(of_class == label)
+            if shares[0] > OTHER and shares[1] <= OWN:
+                found.append(Moved(int(label), other))
+    return found if len(found) > 1 else []  # one alone has changed places with nobody
+
+
+def _matches(said: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """[classes]: the class that each one is taken for, each of them once, as often as possible."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, said), 1)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    matches = np.arange(classes)
+    matches[rows] = columns
+    return matches
