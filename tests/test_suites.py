@@ -498,4 +498,3 @@ def test_a_mistake_ends_with_one_line_and_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("adv_ssl: README.md")
     assert done.stderr.count("\n") == 1
-        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),
