@@ -26,17 +26,29 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def read_json(path: pathlib.Path, kind: type) -> Any:
-    """What ``write_json`` wrote: a ``kind``. UserError: somebody else changed it."""
+def read_json(path: pathlib.Path, kind: type, **fields: type) -> Any:
+    """What ``write_json`` wrote: a ``dict`` with these fields, or a ``list`` of such dicts.
+
+    Raises:
+      UserError: somebody else changed it.
+    """
     try:
         value = json.loads(path.read_text())
-        if not isinstance(value, kind):
-            raise ValueError(f"a {type(value).__name__}, no {kind.__name__}")
-    except ValueError as error:
+        _check(value, kind)
+        for record in value if kind is list else [value]:
+            for name, of in fields.items():
+                _check(record, dict)
+                _check(record.get(name), of, f"{name} is ")
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise UserError(
             f"{path} is damaged ({error}): move it away and start the same command again."
         ) from None
     return value
+
+
+def _check(value: Any, kind: type, what: str = "") -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{what}a {type(value).__name__}, no {kind.__name__}")
 
 
 @contextlib.contextmanager

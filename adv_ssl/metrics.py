@@ -9,15 +9,17 @@ from adv_ssl.files import write_atomically
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
-    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """The records of a metrics.jsonl up to the first line that is none: a kill may cut the last."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError):
             break
+        records.append(record)
     return records
 
 

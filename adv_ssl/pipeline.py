@@ -198,7 +198,7 @@ def _evaluate(
 ) -> None:
     """Scores a stage, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
-    results = read_json(path, list) if path.exists() else []
+    results = read_json(path, list, stage=str) if path.exists() else []
     task = scores.classifier(ViT(config.model), source.num_classes)
     few, size = source.first(config.evaluate.attacked), config.model.image_size
     done = sum(record["stage"] == name for record in results)

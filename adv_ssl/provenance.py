@@ -43,9 +43,10 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
     Raises:
       UserError: the run was started on other data, or the file is damaged.
     """
-    before = read_json(path, dict) if path.exists() else {}
-    starts: list[dict[str, Any]] = before.get("starts", [])
-    for split, holds in before.get("data", data).items():
+    before: dict[str, Any] = {"starts": [], "data": {}}
+    if path.exists():
+        before = read_json(path, dict, starts=list, data=dict)
+    for split, holds in before["data"].items():
         if split in data and data[split] != holds:
             raise UserError(
                 f"the data changed under {path.parent}: {split} held {holds} when the run began "
@@ -69,7 +70,7 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
             "devices": [str(device) for device in jax.devices()],
             "seed": seed,
             "data": data,
-            "starts": [*starts, start],
+            "starts": [*before["starts"], start],
         },
     )
 

@@ -211,9 +211,9 @@ def test_a_damaged_file_of_the_run_is_named(finished, name, tmp_path):
     (tmp_path / "run" / name).write_text('{"half')
     with pytest.raises(UserError, match=rf"run/{name} is damaged .*move it away"):
         pipeline.run(tiny.config(), tmp_path / "run")
-    other = "{}" if name == "results.json" else "[]"
+    other = "[3]" if name == "results.json" else "[]"
     (tmp_path / "run" / name).write_text(other)
-    with pytest.raises(UserError, match=rf"run/{name} is damaged .a (list|dict), no (dict|list)"):
+    with pytest.raises(UserError, match=rf"run/{name} is damaged .a (list|int), no dict"):
         pipeline.run(tiny.config(), tmp_path / "run")
 
 

@@ -1,0 +1,75 @@
+"""Files that somebody else changed: one line that names the file."""
+
+import os
+
+import pytest
+
+from adv_ssl import metrics, provenance
+from adv_ssl.errors import UserError
+from adv_ssl.files import read_json, write_json
+
+DAMAGED = {  # the bytes of results.json, and what is said of it
+    "nothing": (b"", "Expecting value"),
+    "cut short": (b'[{"stage": "pret', "Unterminated string"),
+    "two of them": (b"[][]", "Extra data"),
+    "no text": (b"\xff\xfe\x00\x01", "can't decode byte"),
+    "zeros": (bytes(4096), "Expecting value"),
+    "a web page": (b"<!DOCTYPE html>", "Expecting value"),
+    "a pickle": (b"\x80\x04\x95\x10\x00", "can't decode byte"),
+    "brackets without end": (b"[" * 100_000, "maximum recursion depth"),
+    "a number without end": (b"[" + b"9" * 10_000 + b"]", "Exceeds the limit"),
+    "a number": (b"1", "a int, no list"),
+    "null": (b"null", "a NoneType, no list"),
+    "another kind": (b"{}", "a dict, no list"),
+    "no records": (b"[1]", "a int, no dict"),
+    "records of nothing": (b'[{"stage": "finetune"}, {}]', "stage is a NoneType, no str"),
+    "another field": (b'[{"stage": []}]', "stage is a list, no str"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named(name, tmp_path):
+    content, said = DAMAGED[name]
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path} is damaged .*{said}.*: move it away") as raised:
+        read_json(path, list, stage=str)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"^{tmp_path} is damaged .*Is a directory"):
+        read_json(tmp_path, dict)
+
+
+def test_what_is_whole_is_read(tmp_path):
+    path = tmp_path / "results.json"
+    records = [{"stage": "finetune", "value": None}]
+    write_json(path, records)
+    assert read_json(path, list, stage=str) == read_json(path, list) == records
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_a_record_of_the_starts_that_is_none(tmp_path):
+    path = tmp_path / "provenance.json"
+    provenance.record(path, 0, {"train": "6 images"})
+    provenance.record(path, 0, {"train": "6 images"})
+    whole = read_json(path, dict)
+    assert len(whole["starts"]) == 2
+    for field in ("starts", "data"):
+        write_json(path, whole | {field: 7})
+        with pytest.raises(UserError, match=f"{field} is a int"):
+            provenance.record(path, 0, {"train": "6 images"})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0", b'{"step": 1', b"[1]\n", b"7\n", b"\xff", b'{"loss": 1}\n']
+)
+def test_a_damaged_log_of_numbers_counts_up_to_there(content, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "loss": 1.5}\n' + content)
+    assert metrics.read(path) == [{"step": 2, "loss": 1.5}]
+    with metrics.Writer(tmp_path, 2) as writer:
+        writer.write(4, {"loss": 1.0})
+    assert [record["step"] for record in metrics.read(path)] == [2, 4]
