@@ -259,9 +259,8 @@ class Config:
         """Of all attacks: an L2 radius is large or small for images of a size."""
         stages = {"pretrain": self.pretrain, "finetune": self.finetune}
         made = {f"{name}.attack": stage.attack for name, stage in stages.items() if stage}
-        for i, attack in enumerate(self.evaluate.make_attacks()):
-            made[f"evaluate.attacks[{i}]"] = attack
-        for path, attack in made.items():
+        scored = enumerate(self.evaluate.make_attacks())
+        for path, attack in (made | {f"evaluate.attacks[{i}]": a for i, a in scored}).items():
             if attack:
                 with _under(path):
                     attack.check_radius(self.model.image_size)
