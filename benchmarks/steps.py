@@ -105,9 +105,17 @@ def flops(case: Case, threat: str) -> int:
     return matmul_flops(jax.make_jaxpr(step)(state, batch(case), jax.random.key(0)).jaxpr)
 
 
-def flop_ratio(case: Case) -> float:
+def xla_flops(case: Case, threat: str) -> float:
+    """FLOPs of all that a step computes, as XLA counts them; of a loop it counts one turn."""
+    state = jax.eval_shape(lambda: _random_state(case))
+    step = train.train_step.lower(_recipe(case, threat), state, batch(case), jax.random.key(0))
+    counted: Any = step.cost_analysis()
+    return float(counted["flops"])
+
+
+def flop_ratio(case: Case, count: Callable[[Case, str], float] = flops) -> float:
     """PGD^2 over nominal."""
-    return flops(case, "l2") / flops(case, "nominal")
+    return count(case, "l2") / count(case, "nominal")
 
 
 def once(case: Case) -> tuple[PyTree, PyTree, Any, np.ndarray]:
