@@ -136,7 +136,7 @@ def test_whatever_is_written_is_refused_in_a_line_or_can_be_trained():
     ends: Counter[str] = Counter()
 
     @settings(
-        max_examples=200,
+        max_examples=240,
         derandomize=True,
         deadline=None,
         phases=[Phase.generate],  # to shrink a failure would trace hundreds of steps
