@@ -43,10 +43,16 @@ def classifier(tmp_path_factory):
     return folder
 
 
-def save(folder: pathlib.Path, classes: int, names: tuple[str, ...] = (), step: int = 0) -> None:
+def save(
+    folder: pathlib.Path,
+    classes: int,
+    names: tuple[str, ...] = (),
+    step: int = 0,
+    scale: float = 1.0,  # of the logits
+) -> None:
     params = jax.jit(scores.classifier(ViT(TINY), classes).init)(jax.random.key(0))
     noise = np.random.default_rng(1).standard_normal((TINY.width, classes)).astype(np.float32)
-    params["head"]["kernel"] = jnp.asarray(noise)
+    params["head"]["kernel"] = jnp.asarray(scale * noise)
     with Checkpoints(folder / "checkpoints", TINY) as checkpoints:
         checkpoints.save(State(jnp.int32(step), params, None, None, jnp.int32(0)), wait=True)
     if names:
@@ -242,12 +248,6 @@ def test_devices_change_nothing(devices, sets, classifier, scored, tmp_path):
     assert len(json.loads((tmp_path / "provenance.json").read_text())["devices"]) == devices
 
 
-def test_a_missing_set_is_a_row_and_in_no_mean(sets, classifier, tmp_path):
-    shutil.copytree(sets, tmp_path / "sets")
-    shutil.rmtree(tmp_path / "sets" / "imagenet_r")
-    shutil.rmtree(tmp_path / "sets" / "imagenet2012_corrupted" / "fog_3")
-    model, options = predict.load(classifier), runner.Options(str(tmp_path / "sets"), 4, 0)
-    records = runner.run("imagenet", model, options, tmp_path / "run")
 def test_a_stopped_suite_goes_on_where_it_was(sets, classifier, tmp_path, monkeypatch):
     """Stopped in its third row: the two before are not scored again."""
     predicted, asked = runner.predict, []
@@ -288,6 +288,12 @@ def test_a_damaged_set_is_a_row_and_the_others_are_scored(sets, classifier, tmp_
     assert own["mean"]["value"] is None
 
 
+def test_a_missing_set_is_a_row_and_in_no_mean(sets, classifier, tmp_path):
+    shutil.copytree(sets, tmp_path / "sets")
+    shutil.rmtree(tmp_path / "sets" / "imagenet_r")
+    shutil.rmtree(tmp_path / "sets" / "imagenet2012_corrupted" / "fog_3")
+    model, options = predict.load(classifier), runner.Options(str(tmp_path / "sets"), 4, 0)
+    records = runner.run("imagenet", model, options, tmp_path / "run")
     lacking = {r["dataset"]: r["missing"] for r in runner._own(records).values() if not r["n"]}
     assert set(lacking) == {"r", "c/fog_3", "c", "mean"}
     assert "tfds build imagenet_r:0.2.0 --file_format=array_record" in lacking["r"]
@@ -326,12 +332,6 @@ def test_a_model_of_another_class_order_is_named(sets, tmp_path):
         assert any("no better than chance" in flag for flag in flags) == doubted
 
 
-def test_a_model_of_other_classes_is_refused(sets, tmp_path):
-    save(tmp_path / "ten", 10)
-    with pytest.raises(UserError, match="is scored with 1000 classes and the model has 10"):
-        runner._open(row("v2"), predict.load(tmp_path / "ten"), runner.Options(str(sets), 4, 0))
-
-
 @pytest.mark.parametrize(
     ("order", "named"),
     [
@@ -360,6 +360,12 @@ def test_a_planted_class_order_is_named(order, named, tmp_path, monkeypatch):
     assert len(flags) == (0 if named is None else 1 if moved < 10 else 2)
     assert ("no better than chance" in "".join(flags)) == (moved == 10)
     assert named is None or f"{named}: is the class order the set's?" in flags
+
+
+def test_a_model_of_other_classes_is_refused(sets, tmp_path):
+    save(tmp_path / "ten", 10)
+    with pytest.raises(UserError, match="is scored with 1000 classes and the model has 10"):
+        runner._open(row("v2"), predict.load(tmp_path / "ten"), runner.Options(str(sets), 4, 0))
 
 
 def test_corruptions_on_the_fly(real_data, tmp_path):
@@ -425,6 +431,21 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
         assert [r["n"] for r in records] == [images, images]
 
 
+def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
+    """A classifier with a million times its head, through the command, to the page."""
+    first, *_, last = robust.doubts.LADDER
+    monkeypatch.setattr(robust.doubts, "LADDER", (first, last))
+    save(tmp_path / "ten", 10, scale=1e6)
+    command(
+        f"--weights={tmp_path / 'ten'}", "--suite=robust", f"--workdir={tmp_path / 'w'}",
+        "--data=digits", "--attack=pgd", "--radii=0.1", "--images=40", "--batch_size=40",
+    )  # fmt: skip
+    clean, attacked = tiny.results(tmp_path / "w")
+    assert 0 < clean["value"] < 0.5
+    assert any("masked gradients" in flag for flag in attacked["flags"])
+    assert "attacks by cross-entropy are blind" in (tmp_path / "w" / "report.html").read_text()
+
+
 def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
     """Cropped where the run crops; a set that it was not trained on is stretched."""
     save(tmp_path / "finetune", 10)
@@ -455,6 +476,7 @@ def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
         (["--weights=.", "--suite=cifar10", "--workdir=w", "--attack=pgd"], "is of --suite=robust"),
         (["--weights=.", "--suite=cifar10", "--workdir=w", "--seed=-1"], "--seed=-1: must be from"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e400"], "'1e400' is no number"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),
         (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),
     ],
@@ -475,4 +497,3 @@ def test_a_mistake_ends_with_one_line_and_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("adv_ssl: README.md")
     assert done.stderr.count("\n") == 1
-        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),
