@@ -17,6 +17,7 @@ from robust import (
     mlp_params,
     predicted,
 )  # fmt: skip
+from test_sharding import run_python
 
 from adv_ssl.attacks import BALLS, pgd
 from adv_ssl.errors import UserError
@@ -151,12 +152,33 @@ def test_number_of_images_radius_and_parameters_compile_nothing(whole):
     assert module._run._cache_size() == compiled
 
 
+ON_DEVICES = """
+import jax, json, sys
+sys.path.insert(0, "tests")
+from test_autoattack import Budget, verdicts
+*_, last = verdicts("l2", budget=Budget(steps=5), attacks=("apgd-ce",))
+print(json.dumps([jax.device_count(), last.broken_by.tolist(), last.x_adv.sum((1, 2, 3)).tolist()]))
+"""
+
+
+def test_devices_change_nothing():
+    """In batches of eight, one image on each device."""
+    (one, fell, sums), (eight, *others) = (
+        run_python(["-c", ON_DEVICES], devices) for devices in (1, 8)
+    )
+    assert (one, eight) == (1, 8)
+    assert others[0] == fell
+    assert 3 < fell.count(STANDS) < COUNT - 5
+    np.testing.assert_allclose(others[1], sums, atol=1e-4)
+
+
 def fake_run(monkeypatch, breaks):
     """Instead of the attacks: notes what they are given; ``breaks(attack, index, rank)`` tells."""
     calls = []
 
     def run(classify, attack, norm, budget, params, x, labels, indices, epsilon, key, rank):
-        calls.append((attack, int(rank), list(indices)))
+        indices = np.asarray(indices).tolist()
+        calls.append((attack, int(rank), indices))
         broken = np.array([breaks(attack, index, rank) for index in indices])
         return np.zeros_like(x), broken
 

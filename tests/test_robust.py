@@ -1,6 +1,5 @@
 """The robust suite: curves that fall, runs that go on, attacks that doubt themselves."""
 
-import functools
 import json
 
 import jax
@@ -105,8 +104,9 @@ def test_a_stopped_search_goes_on_where_it_was(model, source, plain, tmp_path, m
         robust.run(model, source, 0, curve(), tmp_path / "run")
     again = robust.run(model, source, 0, curve(), tmp_path / "run")
     assert chunks == [0, 8, 16, 16, 24]
-    timeless = [[{**r, "seconds": 0} for r in records] for records in (whole, again)]
-    assert timeless[0] == timeless[1]
+    timed = {"seconds": 0, "images_per_second": 0}
+    assert [r | timed for r in again] == [r | timed for r in whole]
+    assert robust.run(model, source, 0, curve(), tmp_path / "run") == again  # the times too
 
 
 def test_the_chunk_and_the_batch_change_nothing(model, source, plain, tmp_path, monkeypatch):
@@ -143,13 +143,84 @@ def test_another_set_is_another_search(model, source, plain, tmp_path):
     assert len(list((tmp_path / "robust").glob("doubts_l2_*.json"))) == 2
 
 
+def test_what_fell_is_kept_and_shown(model, source, plain, tmp_path):
+    """The first images, each at the least radius it fell at; not those that were wrong before."""
+    robust.run(model, source, 0, curve(), tmp_path)
+    (path,) = (tmp_path / "figures").glob("fallen_apgd_l2_*.npz")
+    with np.load(path) as file:
+        shown = dict(file)
+    assert shown["images"].shape == shown["attacked"].shape == (7, SIDE, SIDE, 3)
+    d = (shown["attacked"].astype(float) - shown["images"]).reshape(7, -1)
+    assert (np.linalg.norm(d, axis=1) <= shown["radius"] * (1 + 1e-6)).all()
+    assert set(shown["fell_to"]) <= {"apgd-ce", "apgd-t"}
+    assert len(set(shown["radius"])) > 1
+    said = np.asarray(network(model.params, shown["attacked"])).argmax(-1)
+    np.testing.assert_array_equal(shown["said"], [source.class_names[i] for i in said])
+    assert (shown["said"] != shown["label"]).all()
+    right = np.asarray(network(model.params, shown["images"])).argmax(-1)
+    np.testing.assert_array_equal(shown["label"], [source.class_names[i] for i in right])
+
+
+def test_a_model_that_says_something_else_the_second_time_is_doubted(
+    model, source, plain, tmp_path, monkeypatch
+):
+    records = robust.run(model, source, 0, curve(), tmp_path / "sound")
+    assert not any("second pass" in flag for r in records for flag in r["flags"])
+    labels = np.array([source.records[i]["label"] for i in range(COUNT)])
+    monkeypatch.setattr(robust, "decisions", lambda model, images, size: labels)
+    *_, last = robust.run(model, source, 0, curve(), tmp_path / "random")
+    assert "30 images that fell do not in a second pass: is the model random?" in last["flags"]
+
+
+def test_points_outside_of_the_ball_or_of_the_pixels_are_seen():
+    images = np.full((3, 2, 2, 3), 0.5, np.float32)
+    points = images + np.array([0.0625, 0.07, 0.0], np.float32)[:, None, None, None]
+    assert robust._inside("linf", 0.0625, points, images).tolist() == [True, False, True]
+    assert robust._inside("l2", 0.0625 * 12**0.5, points, images).tolist() == [True, False, True]
+    points[2] = -0.01
+    assert robust._inside("linf", 1.0, points, images).tolist() == [True, True, False]
+
+
+def test_a_record_says_of_which_images_and_pixels_it_is(model, source, plain, tmp_path):
+    *_, record = robust.run(model, source, 0, curve(images=20, attack="pgd"), tmp_path / "few")
+    assert record["n"] == 20
+    assert record["image_size"] == SIDE
+    assert not record["whole"]
+    assert record["flags"] == ["a sample: 20 images, the set has 30"]
+    assert robust._stretched(source, 2 * SIDE) == [
+        "the radius is over 8 x 8 pixels, to which images of 4 x 4 are stretched"
+    ]
+
+
+def test_a_doubt_of_the_ladder_is_with_the_score_it_was_seen_at(
+    model, source, plain, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        robust.doubts, "ladder", lambda *_: {"accuracy": {}, "zero_gradient": 1, "flags": ["odd"]}
+    )
+    records = robust.run(model, source, 0, curve(), tmp_path)
+    assert [r["flags"] for r in records] == [[], [], ["odd"], []]
+
+
+def test_a_radius_in_another_unit_is_refused(model, source, plain, tmp_path):
+    said = r"--radii: 128 in l2 holds every image of 4 x 4 pixels: .* did you mean 128/255\?"
+    with pytest.raises(UserError, match=said):
+        robust.run(model, source, 0, curve(radii=(1.0, 128.0)), tmp_path)
+
+
 def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
     robust.run(model, source, 0, curve(), tmp_path)
     (tmp_path / "evaluation.json").write_text(json.dumps({"weights": "w"}))
     (tmp_path / "provenance.json").write_text("{}")
     monkeypatch.setattr(page.provenance, "shown", lambda path: "")
     text = page.write(tmp_path).read_text()
-    for said in ("Robust curve", "Doubts", "PGD-40, 3 restarts", "apgd, L2 ε\xa0=\xa00.05"):
+    for said in (
+        "Robust curve",
+        "Doubts",
+        "PGD-40, 3 restarts",
+        "apgd, L2 ε\xa0=\xa00.05",
+        "Fallen",
+    ):
         assert said in text
 
 
@@ -158,7 +229,7 @@ def ladder(classify, model, source, monkeypatch, norm="l2"):
     images = np.stack([source.records[i]["image"] for i in range(25)]).astype(np.float32) / 255
     labels = np.array([source.records[i]["label"] for i in range(25)])
     jax.clear_caches()
-    return doubts.ladder(model, images, labels, norm, {"l2": 0.2, "linf": 0.05}[norm], 0)
+    return doubts.ladder(model, images, labels, norm, {"l2": 0.2, "linf": 0.05}[norm], 0, 8)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -193,10 +264,8 @@ def test_a_weaker_rung_above_a_stronger_one_is_named():
 
 
 def test_what_square_alone_breaks_is_doubted():
-    record = functools.partial(robust._record, 0.5, curve=curve(), what="x", seconds=1.0)
-    stands = [""] * 90
-    assert record([*stands, *["apgd-t"] * 10])["flags"] == []
-    (flag,) = record([*stands, *["apgd-t"] * 5, *["square"] * 5])["flags"]
+    assert robust._doubts({"apgd-t": 10, "square": 1}, 1, 100, 100) == []
+    (flag,) = robust._doubts({"apgd-t": 5, "square": 5}, 0, 100, 100)
     assert flag.startswith("Square broke 5 images that attacks by gradient left")
 
 

@@ -453,6 +453,21 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
         assert [r["n"] for r in records] == [images, images]
 
 
+def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
+    """A classifier with a million times its head, through the command, to the page."""
+    first, *_, last = robust.doubts.LADDER
+    monkeypatch.setattr(robust.doubts, "LADDER", (first, last))
+    save(tmp_path / "ten", 10, scale=1e6)
+    command(
+        f"--weights={tmp_path / 'ten'}", "--suite=robust", f"--workdir={tmp_path / 'w'}",
+        "--data=digits", "--attack=pgd", "--radii=0.1", "--images=40", "--batch_size=40",
+    )  # fmt: skip
+    clean, attacked = tiny.results(tmp_path / "w")
+    assert 0 < clean["value"] < 0.5
+    assert any("masked gradients" in flag for flag in attacked["flags"])
+    assert "attacks by cross-entropy are blind" in (tmp_path / "w" / "report.html").read_text()
+
+
 def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
     """Cropped where the run crops; a set that it was not trained on is stretched."""
     save(tmp_path / "finetune", 10)

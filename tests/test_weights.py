@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -426,6 +427,16 @@ HOSTILE = {
     "zip cut short": (MAE.read_bytes()[:20000], "damaged or cut short"),
     "npz cut short": (GOOGLE["big_vision"].read_bytes()[:9000], "damaged or cut short"),
     "safetensors cut short": (TIMM.read_bytes()[:-100], "damaged or cut short"),
+    "a name in no code": (
+        b"mae_full/\xff".join(MAE.read_bytes().rsplit(b"mae_full/b", 1)),
+        "damaged or cut short",
+    ),
+    "a type of 8 bits": (
+        struct.pack("<Q", 65)
+        + b'{"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}'
+        + b"\0",
+        "numbers that are not read here",
+    ),
     "a header alone": (TIMM.read_bytes()[:500], "damaged or cut short"),
     "a header of nonsense": (b"\x08\0\0\0\0\0\0\0{'a': b}", "damaged or cut short"),
 }

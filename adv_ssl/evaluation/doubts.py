@@ -4,8 +4,10 @@ More effort can only break more; a radius without bound breaks everything; a los
 Where that is not so, the attack fails for a reason of its own, such as masked gradients.
 """
 
+import collections
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from adv_ssl import sharding
 from adv_ssl.attacks import pgd
 from adv_ssl.evaluation.predict import Model, classifier
 from adv_ssl.models.vit import Architecture
@@ -47,9 +50,17 @@ LADDER = (
 
 
 def ladder(
-    model: Model, images: np.ndarray, labels: np.ndarray, norm: str, epsilon: float, seed: int
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    norm: str,
+    epsilon: float,
+    seed: int,
+    batch_size: int,
 ) -> dict[str, Any]:
     """Accuracy on each rung, the share of zeros in the gradient, and what is wrong with them.
+
+    The gradient is that of the images that are right: others have one, however masked it is.
 
     Args:
       model: the classifier.
@@ -58,42 +69,71 @@ def ladder(
       norm: "linf" or "l2".
       epsilon: radius.
       seed: of the starts.
+      batch_size: images attacked at once, over all devices.
 
     Returns:
       {"accuracy": {rung: share}, "zero_gradient": share, "flags": [text]}.
     """
-    measured = functools.partial(_stands, model.architecture, model.params, images, labels)
-    key = jax.random.key(seed)
-    with jax.default_matmul_precision("float32"):
-        accuracy = {"clean": float(np.mean(measured(None, norm, 0.0, key)))}
-        for rung in LADDER:
-            radius = _whole(norm, images.shape[1:]) if rung.unbounded else epsilon
-            stands = np.ones(len(images), bool)
-            for restart in range(rung.restarts):
-                again = rung._replace(restarts=1)
-                stands &= np.asarray(
-                    measured(again, norm, radius, jax.random.fold_in(key, restart))
-                )
-            accuracy[rung.name] = float(stands.mean())
-        zeros = float(_zeros(model.architecture, model.params, images, labels))
+    counts: collections.Counter[str] = collections.Counter()
+    zeros, count = 0.0, len(images)
+    size = sharding.rounded_up(min(batch_size, count))
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)  # the last one fills up
+        mask = start + np.arange(size) < count
+        x, its_labels = sharding.split((images[rows], labels[rows]))
+        for name, stands in _climbed(model, x, its_labels, rows, norm, epsilon, seed):
+            counts[name] += int(stands[mask].sum())
+            if name == "clean":
+                right = stands & mask
+        with jax.default_matmul_precision("float32"):
+            found = _zeros(model.architecture, model.params, x, its_labels)
+        zeros += float(np.asarray(found)[right].sum())
+    zeros /= max(counts["clean"], 1)
+    accuracy = {name: hits / count for name, hits in counts.items()}
     return {
         "accuracy": accuracy,
         "zero_gradient": zeros,
-        "flags": flags(accuracy, zeros, len(images)),
+        "flags": flags(accuracy, zeros, count),
     }
 
 
-def _whole(norm: str, shape: tuple[int, ...]) -> float:
+def _climbed(
+    model: Model, x: Array, labels: Array, indices: np.ndarray, norm: str, epsilon: float, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(rung, which images stand [B]), from the images themselves on."""
+    shape, key = x.shape[1:], jax.random.key(seed)
+
+    @functools.cache  # the first of the restarts was made before
+    def stand(rung: Rung | None, radius: float, restart: int) -> np.ndarray:
+        again = jax.random.fold_in(key, restart)
+        with jax.default_matmul_precision("float32"):
+            return np.asarray(
+                _stands(
+                    model.architecture, model.params, x, labels, indices, rung, norm, radius, again
+                )
+            )
+
+    yield "clean", stand(None, 0.0, 0)
+    for rung in LADDER:
+        radius = whole(norm, shape) if rung.unbounded else epsilon
+        # What the program does not hang on is taken out: rungs of the same steps share one.
+        bare = rung._replace(name="", restarts=1, unbounded=False)
+        starts = [stand(bare, radius, restart) for restart in range(rung.restarts)]
+        yield rung.name, np.all(starts, axis=0)
+
+
+def whole(norm: str, shape: tuple[int, ...]) -> float:
     """A radius that holds all of [0, 1]^shape."""
     return 1.0 if norm == "linf" else float(np.sqrt(np.prod(shape)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _stands(
     architecture: Architecture,
     params: PyTree,
     images: Array,
     labels: Array,
+    indices: Array,
     rung: Rung | None,
     norm: str,
     epsilon: Array,
@@ -103,20 +143,21 @@ def _stands(
     logits = functools.partial(classifier(architecture), params)
     x = images
     if rung is not None:
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
         attack = pgd(norm, epsilon, rung.steps, rung.step_size, rung.start)
-        x, _ = attack(lambda x: margin(logits(x), labels), images, key)
+        x, _ = attack(lambda x: margin(logits(x), labels), images, keys)
     return logits(x).argmax(-1) == labels
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _zeros(architecture: Architecture, params: PyTree, images: Array, labels: Array) -> Array:
-    """Share of exact zeros in the gradient of the cross-entropy, which most attacks climb."""
+    """[B]: exact zeros in the gradient of the cross-entropy, which most attacks climb; a share."""
     logits = functools.partial(classifier(architecture), params)
 
     def loss(x: Array) -> Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits(x), labels).sum()
 
-    return jnp.mean(jax.grad(loss)(images) == 0.0)
+    return jnp.mean(jax.grad(loss)(images) == 0.0, axis=(1, 2, 3))
 
 
 def flags(accuracy: dict[str, float], zeros: float, images: int) -> list[str]:

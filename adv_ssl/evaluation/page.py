@@ -8,9 +8,10 @@ from adv_ssl import figures, provenance
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.files import read_json, write_atomically
 from adv_ssl.markup import Html, arrays, document, image, join, table, tag
-from adv_ssl.names import axis, threat
+from adv_ssl.names import NORMS, axis, threat
 
 Record = Mapping[str, Any]
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -30,9 +31,15 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     ladders = sorted((workdir / "robust").glob("doubts_*.json"))
     if ladders:
         sections["Doubts"] = join(*[_ladder(path) for path in ladders])
-    wrong = [_wrong(p) for p in sorted((workdir / "figures").glob("wrong_*.npz"))]
+    fallen = sorted((workdir / "figures").glob("fallen_*.npz"))
+    if fallen:
+        sections["Fallen"] = join(*[_fallen(path) for path in fallen])
+    names = dict.fromkeys(r["dataset"] for r in records)  # in the order of the suites
+    wrong = [workdir / "figures" / f"wrong_{name}.npz" for name in names]
+    wrong = [path for path in wrong if path.exists()]
     if wrong:
-        sections["Wrong"] = join(*wrong)
+        about = "The first images that are got wrong, as the model sees them, and what it says."
+        sections["Wrong"] = join(tag("p", about, class_="note"), *map(_wrong, wrong))
     sections["Provenance"] = provenance.shown(workdir / "provenance.json")
     top = tag("h1", f"Scores of {weights}"), _headline(records)
     write_atomically(workdir / "report.html", document(f"adv_ssl: {weights}", top, sections))
@@ -41,13 +48,17 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 def _headline(records: Sequence[Record]) -> Html:
     """The scores, the corrupted sets by their mean alone; then how many are missing."""
-    own: dict[str, Record] = {}
+    own: dict[tuple[str, str], Record] = {}
     for r in records:
-        under = f" under {threat(r['attack'])}" if r["attack"] else ""
-        own.setdefault(r["dataset"] + under, r)  # the first metric of a row is its own
+        under = f"under {threat(r['attack'])}" if r["attack"] else ""
+        first = own.setdefault((r["dataset"], under), r)  # the first metric of a row is its own
+        if under and r["value"] < first["value"]:  # the attack that found more
+            own[r["dataset"], under] = r
     shown = {name: r for name, r in own.items() if not _is_cell(r)}
-    scored = [f"{name} {100 * r['value']:.1f}%" for name, r in shown.items() if r["n"]]
-    lacking = [name for name, r in shown.items() if not r["n"]]
+    scored = [
+        f"{under or what} {100 * r['value']:.1f}%" for (what, under), r in shown.items() if r["n"]
+    ]
+    lacking = [what for (what, _), r in shown.items() if not r["n"]]
     text = ", ".join(scored) or "nothing scored"
     text += f"; missing: {', '.join(lacking)}." if lacking else "."
     return tag("p", text, class_="scores")
@@ -59,23 +70,28 @@ def _is_cell(record: Record) -> bool:
 
 def _scores(records: Sequence[Record]) -> Html:
     """A row for each score; of the corrupted sets the mean alone, and those that lack a score."""
-    rows = []
+    rows, above = [], None
     for r in records:
         if _is_cell(r):
             continue
-        rule = tag("small", f"{r['metric']}, {_under(r['attack']) or r['source']}")
-        name = tag("span", tag("b", r["dataset"]), " ", rule)
+        small = "" if r["source"] == r["dataset"] else tag("small", r["source"])
+        name = tag("span", tag("b", r["dataset"]), tag("br"), small)
+        name, above = name if r["dataset"] != above else tag("span"), r["dataset"]
+        rule = _under(r["attack"]) or r["metric"].replace("_", " ")
+        if r["suite"] == "robust" and not r["attack"]:
+            rule = "no attack"
         if r["value"] is None:
             why = f"missing: {r.get('missing', 'nothing to count')}"
-            rows.append((name, *[""] * 4, tag("span", why, class_="missing")))
+            rows.append((name, rule, *[""] * 5, tag("span", why, class_="missing")))
             continue
         interval = "{:.1f} to {:.1f}".format(*(100 * v for v in r["ci95"])) if r["ci95"] else ""
-        pace = f"{r['images_per_second']:,.0f}" if "images_per_second" in r else ""
-        flags = "; ".join(r.get("flags", []))
+        pace = f"{r['images_per_second']:,.3g}" if "images_per_second" in r else ""
+        waited = f"{r['input_wait']:.0%}" if "input_wait" in r else ""
+        flags = join(*[tag("div", flag) for flag in r.get("flags", [])])
         value = f"{r['value']:.3f}" if r["metric"] == "mce" else f"{100 * r['value']:.1f}"
-        rows.append((name, tag("b", value), interval, f"{r['n']:,}", pace, tag("small", flags)))
-    head = ("data, rule", "score, %", "95% interval", "n", "images/s", "to be known")
-    return table(head, rows, numbers=(1, 2, 3, 4), class_="results")
+        rows.append((name, rule, tag("b", value), interval, f"{r['n']:,}", pace, waited, flags))
+    head = ("data", "rule", "score, %", "95% interval", "n", "images/s", "input", "to be known")
+    return table(head, rows, numbers=(2, 3, 4, 5, 6), class_="results")
 
 
 def _under(attack: Mapping[str, Any] | None) -> str:
@@ -122,21 +138,54 @@ def _ladder(path: pathlib.Path) -> Html:
     )
     head = ("attack", "%")
     note = tag("p", about, class_="note")
-    return join(note, table(head, rows, numbers=(1,)), *(says or [well]))
+    return join(note, table(head, rows, numbers=(1,), class_="grid"), *(says or [well]))
 
 
 def _cells(records: Sequence[Record]) -> Html:
-    """Top-1 by type and severity."""
-    values = {r["dataset"]: r["value"] for r in records if _is_cell(r)}
+    """Top-1 by type and severity, and what the first set that is missing lacks."""
+    cells = {r["dataset"]: r for r in records if _is_cell(r)}
     rows = []
     for kind in TYPES:
-        shown = [values.get(f"c/{kind}_{s}") for s in SEVERITIES]
-        scored = [v for v in shown if v is not None]
-        mean = f"{100 * sum(scored) / len(scored):.1f}" if len(scored) == len(shown) else ""
-        cells = ["missing" if v is None else f"{100 * v:.1f}" for v in shown]
-        rows.append((kind.replace("_", " "), *cells, tag("b", mean)))
+        found = [cells.get(f"c/{kind}_{s}", {}).get("value") for s in SEVERITIES]
+        scored = [v for v in found if v is not None]
+        mean = f"{100 * sum(scored) / len(scored):.1f}" if len(scored) == len(found) else ""
+        shown = ["missing" if v is None else f"{100 * v:.1f}" for v in found]
+        rows.append((kind.replace("_", " "), *shown, tag("b", mean)))
     head = ("top-1, %", *(f"severity {s}" for s in SEVERITIES), "mean")
-    return table(head, rows, numbers=range(1, 7), class_="results")
+    lacking = [r for r in cells.values() if r["value"] is None]
+    whole = table(head, rows, numbers=range(1, 7), class_="results")
+    if not lacking:
+        return whole
+    first = f"{lacking[0]['dataset']}: {lacking[0]['missing']}"
+    why = tag("p", f"{len(lacking)} of {len(cells)} are missing; {first}", class_="missing")
+    return join(why, whole) if len(lacking) < len(cells) else why
+
+
+def _fallen(path: pathlib.Path) -> Html:
+    """The first images that fell to a search, each at the least radius that it fell at."""
+    data = arrays(path)
+    norm, delta = str(data["norm"]), data["attacked"] - data["images"]
+    factor = figures.amplification(delta) if len(delta) else 1.0
+    cards = []
+    for i, (label, said) in enumerate(zip(data["label"], data["said"], strict=True)):
+        row = [data["images"][i], 0.5 + factor * delta[i], data["attacked"][i]]
+        picture = image(
+            path.parent, f"{path.stem}_{i}", figures.mosaic([row]), f"{label}, taken for {said}"
+        )
+        attack = threat({"norm": norm, "epsilon": float(data["radius"][i])})
+        below = (
+            tag("b", label),
+            tag("span", attack, tag("br"), data["fell_to"][i]),
+            tag("span", f"✗ {said}", class_="wrong"),
+        )
+        cards.append(tag("figure", picture, tag("figcaption", *below)))
+    about = (
+        "The first images that fell, at the least radius that they fell at: the image; what was "
+        f"added to it, {TIMES} {factor:g} about mid-grey; their sum."
+    )
+    shown = tag("div", *cards, class_="cards") if cards else tag("p", "none fell", class_="note")
+    heading = f"{data['what']}, {data['attack']}, {NORMS[norm]}"
+    return join(tag("h3", heading), tag("p", about, class_="note"), shown)
 
 
 def _wrong(path: pathlib.Path) -> Html:

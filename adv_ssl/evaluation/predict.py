@@ -122,6 +122,18 @@ def predict(model: Model, source: Source, what: str, resize: int, batch_size: in
     return Predictions(np.concatenate(logits), np.concatenate(labels), seconds, waited / seconds)
 
 
+def decisions(model: Model, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """The class of each image: float32 [N, S, S, 3] in [0, 1] -> int [N]."""
+    size = sharding.rounded_up(batch_size)
+    said = []
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        filled = np.pad(batch, [(0, size - len(batch)), *[(0, 0)] * 3], mode="edge")
+        logits = _logits(model.architecture, model.params, sharding.split(filled))
+        said.append(np.asarray(logits).argmax(-1)[: len(batch)])
+    return np.concatenate(said)
+
+
 def _logits(architecture: Architecture, params: PyTree, images: Array) -> Array:
     with jax.default_matmul_precision("float32"):
         return _of_pixels(architecture, params, images)
@@ -129,4 +141,6 @@ def _logits(architecture: Architecture, params: PyTree, images: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _of_pixels(architecture: Architecture, params: PyTree, images: Array) -> Array:
-    return classifier(architecture)(params, images.astype(jnp.float32) / 255)
+    """``images`` are uint8, or float32 in [0, 1]."""
+    x = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return classifier(architecture)(params, x)

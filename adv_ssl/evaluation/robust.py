@@ -11,20 +11,20 @@ import pathlib
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from adv_ssl import sharding
 from adv_ssl.attacks import BALLS
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import doubts
-from adv_ssl.evaluation.predict import Model, classifier
+from adv_ssl.evaluation.predict import Model, classifier, decisions
+from adv_ssl.evaluation.runner import WRONG, class_words
 from adv_ssl.evaluation.scores import wilson
-from adv_ssl.files import read_json, write_json
+from adv_ssl.files import read_json, write_arrays, write_json
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, PGD, STANDS, Budget, Verdict, autoattack
 from adv_ssl.train import stop_if_preempted
 
@@ -77,6 +77,11 @@ class Curve:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: must be 1 or more.")
 
+    @property
+    def middle(self) -> float:
+        """The radius whose attack is doubted."""
+        return self.radii[len(self.radii) // 2]
+
     def described(self, radius: float) -> Record:
         """The attack of a record."""
         budget = {
@@ -91,37 +96,79 @@ class Curve:
         return {"name": self.attack, "norm": self.norm, "epsilon": radius, **budget}
 
 
+class Found(NamedTuple):
+    """What the images of a chunk fell to at one radius."""
+
+    radius: float
+    fell: list[str]  # of each image the attack, or STANDS
+    x_adv: np.ndarray  # [N, S, S, 3]: where it fell; the image itself where it stands
+    said: np.ndarray  # [N]: the class of ``x_adv``, in a pass of its own
+    unsure: int  # images of which that pass does not say that they fell
+    seconds: float
+
+    def told(self) -> Record:
+        """What is kept of it."""
+        return {"fell": self.fell, "unsure": self.unsure, "seconds": self.seconds}
+
+
 def run(
     model: Model, source: Source, resize: int, curve: Curve, workdir: pathlib.Path
 ) -> list[Record]:
     """A record for the clean images and one for each radius.
 
     What a chunk of images fell to is written to ``workdir``/robust as soon as it is known, and
-    read from there by the same command.
+    read from there by the same command. UserError: a radius that holds every image.
     """
     few, size = source.first(curve.images), model.architecture.image_size
-    falls: dict[str, list[str]] = {}
-    began, count = time.perf_counter(), 0
+    _check_radii(curve, size)
+    name, folder = _name(curve, source, resize), workdir / "robust"
+    chunks, began, count = [], time.perf_counter(), 0
     for start in range(0, len(few.records), CHUNK):
-        path = workdir / "robust" / f"{_name(curve, source)}_{start:06}.json"
+        path = folder / f"{name}_{start:06}.json"
         if not path.exists():
             chunk = _images(few, size, resize, start)
-            write_json(path, dict(_attacked(model, chunk, curve)))
+            found = list(_attacked(model, chunk, curve))
+            if start == 0:
+                shown = workdir / "figures" / f"fallen_{name}.npz"
+                _save_fallen(found, chunk, curve, source, shown)
+            write_json(path, {f"{one.radius:.9g}": one.told() for one in found})
             count += len(chunk["label"])
             pace = count / (time.perf_counter() - began)
             done = start + len(chunk["label"])
             _log.info("robust: %d of %d images, %.2f a second", done, len(few.records), pace)
-        for radius, fell in read_json(path, dict).items():
-            falls.setdefault(radius, []).extend(fell)
-    seconds = round(time.perf_counter() - began, 2)
+        chunks.append(read_json(path, dict))
+    doubted = _doubt(model, _images(few, size, resize, 0), curve, source, workdir)
+    flags = {r: _stretched(source, size) + doubted * (r == curve.middle) for r in curve.radii}
+    facts = {"image_size": size, "whole": len(few.records) == len(source.records)}
     records = [
-        _record(float(radius), fell, curve, source.records.what, seconds)
-        for radius, fell in falls.items()
+        _record(radius, _joined(chunks, radius), curve, source, facts, flags.get(radius, []))
+        for radius in (0.0, *curve.radii)
     ]
     for record in records:
         _log.info("%s", sentence(record))
-    _doubt(model, _images(few, size, resize, 0), curve, source, workdir)
     return _keep(records, workdir / "results.json")
+
+
+def _stretched(source: Source, size: int) -> list[str]:
+    """A radius is another one on enlarged images."""
+    height, width = source.records[0]["image"].shape[:2]
+    if min(height, width) >= size:
+        return []
+    return [
+        f"the radius is over {size} x {size} pixels, to which images of {height} x {width} are "
+        "stretched"
+    ]
+
+
+def _check_radii(curve: Curve, size: int) -> None:
+    """UserError: a radius in another unit."""
+    holds_all = doubts.whole(curve.norm, (size, size, 3))
+    for radius in curve.radii:
+        if radius >= holds_all:
+            raise UserError(
+                f"--radii: {radius:g} in {curve.norm} holds every image of {size} x {size} pixels: "
+                f"pixels are in [0, 1]; did you mean {radius:g}/255?"
+            )
 
 
 def _doubt(
@@ -130,18 +177,22 @@ def _doubt(
     curve: Curve,
     source: Source,
     workdir: pathlib.Path,
-) -> None:
-    """Climbs the ladder at the middle radius with the first chunk: robust/doubts_<norm>_*.json."""
-    radius, what = curve.radii[len(curve.radii) // 2], source.records.what
-    mark = _mark(curve.seed, radius, len(chunk["label"]), _held(source))
+) -> list[str]:
+    """What the ladder, climbed at the middle radius with the first chunk, says against the attack.
+
+    It is kept in ``workdir``/robust/doubts_<norm>_*.json.
+    """
+    images, labels, what = chunk["image"], chunk["label"], source.records.what
+    mark = _mark(curve.seed, curve.middle, len(labels), _held(source))
     path = workdir / "robust" / f"doubts_{curve.norm}_{mark}.json"
     if not path.exists():
-        images, labels = chunk["image"], chunk["label"]
-        found = doubts.ladder(model, images, labels, curve.norm, radius, curve.seed)
-        about = {"dataset": what, "norm": curve.norm, "epsilon": radius, "n": len(labels)}
+        found = doubts.ladder(
+            model, images, labels, curve.norm, curve.middle, curve.seed, curve.batch_size
+        )
+        about = {"dataset": what, "norm": curve.norm, "epsilon": curve.middle, "n": len(labels)}
         write_json(path, {**about, **found})
-    for flag in read_json(path, dict)["flags"]:
-        _log.warning("robust: %s", flag)
+    flags: list[str] = read_json(path, dict)["flags"]
+    return flags
 
 
 def _keep(records: list[Record], path: pathlib.Path) -> list[Record]:
@@ -161,10 +212,10 @@ def sentence(record: Record) -> str:
     return "; ".join([f"{text}, n={record['n']}", *record["flags"]])
 
 
-def _name(curve: Curve, source: Source) -> str:
+def _name(curve: Curve, source: Source, resize: int) -> str:
     """Of the files of a search: everything that their content hangs on."""
     budget = dataclasses.asdict(curve.budget)
-    mark = _mark(budget, curve.seed, curve.radii, curve.images, _held(source))
+    mark = _mark(budget, curve.seed, curve.radii, curve.images, _held(source), resize)
     return f"{curve.attack}_{curve.norm}_{mark}"
 
 
@@ -187,24 +238,24 @@ def _images(source: Source, size: int, resize: int, start: int) -> Mapping[str, 
     return {**chunk, "image": chunk["image"].astype(np.float32) / 255}
 
 
-def _attacked(
-    model: Model, chunk: Mapping[str, np.ndarray], curve: Curve
-) -> Iterator[tuple[str, list[str]]]:
-    """(radius, what each image fell to), radius by radius from 0 on."""
-    images = chunk["image"]
+def _attacked(model: Model, chunk: Mapping[str, np.ndarray], curve: Curve) -> Iterator[Found]:
+    """Radius by radius, from 0 on."""
+    images, labels = chunk["image"], chunk["label"]
+    size = min(curve.batch_size, len(images))
     fallen, points = np.full(len(images), STANDS, "<U8"), images
     for radius in (0.0, *curve.radii):
         stop_if_preempted()
+        began = time.perf_counter()
         verdicts = autoattack(
             classifier(model.architecture),
             model.params,
             images,
-            chunk["label"],
+            labels,
             chunk["index"],
             norm=curve.norm,
             epsilon=radius,
             seed=curve.seed,
-            batch_size=sharding.rounded_up(min(curve.batch_size, len(images))),
+            batch_size=size,
             attacks=SEARCHES[curve.attack] if radius else (),
             budget=curve.budget,
             verdict=Verdict((CLEAN,), fallen, points) if radius else None,
@@ -212,17 +263,76 @@ def _attacked(
         for verdict in verdicts:
             fallen, points = verdict.broken_by, verdict.x_adv
             stop_if_preempted()
-        yield f"{radius:.9g}", fallen.tolist()
+        seconds = round(time.perf_counter() - began, 2)
+        said = decisions(model, points, size)
+        fell = (said != labels) & _inside(curve.norm, radius, points, images)
+        unsure = int(((fallen != STANDS) & ~fell).sum())
+        yield Found(radius, fallen.tolist(), points, said, unsure, seconds)
 
 
-def _record(radius: float, fell: list[str], curve: Curve, what: str, seconds: float) -> Record:
+def _inside(norm: str, radius: float, points: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """[N]: whether a point is an image, and in the ball around its own."""
+    d = (points.astype(np.float64) - images).reshape(len(images), -1)
+    distance = np.abs(d).max(1) if norm == "linf" else np.sqrt(np.square(d).sum(1))
+    pixels = points.reshape(len(images), -1)
+    return (distance <= radius * (1 + 1e-5)) & (pixels.min(1) >= 0) & (pixels.max(1) <= 1)
+
+
+def _save_fallen(
+    found: Sequence[Found],
+    chunk: Mapping[str, np.ndarray],
+    curve: Curve,
+    source: Source,
+    path: pathlib.Path,
+) -> None:
+    """The first images that fell, each at the least radius that it fell at."""
+    falls = {
+        i: next(one for one in found if one.fell[i] != STANDS)
+        for i in range(len(chunk["label"]))
+        if found[0].fell[i] == STANDS != found[-1].fell[i]
+    }
+    first, size = list(falls)[:WRONG], chunk["image"].shape[1]
+    names = class_words(source.class_names)
+    write_arrays(
+        path,
+        what=source.records.what,
+        attack=curve.attack,
+        norm=curve.norm,
+        images=chunk["image"][first],
+        attacked=np.array([falls[i].x_adv[i] for i in first]).reshape(-1, size, size, 3),
+        label=np.array([names[int(chunk["label"][i])] for i in first], str),
+        said=np.array([names[int(falls[i].said[i])] for i in first], str),
+        fell_to=np.array([falls[i].fell[i] for i in first], str),
+        radius=np.array([falls[i].radius for i in first]),
+    )
+
+
+def _joined(chunks: Sequence[Mapping[str, Any]], radius: float) -> Record:
+    """What is kept of all chunks at one radius."""
+    parts = [chunk[f"{radius:.9g}"] for chunk in chunks]
+    return {
+        "fell": [by for part in parts for by in part["fell"]],
+        "unsure": sum(part["unsure"] for part in parts),
+        "seconds": sum(part["seconds"] for part in parts),
+    }
+
+
+def _record(
+    radius: float,
+    found: Mapping[str, Any],
+    curve: Curve,
+    source: Source,
+    facts: Mapping[str, Any],
+    flags: Sequence[str],
+) -> Record:
+    fell = found["fell"]
     stands = sum(by == STANDS for by in fell)
     fell_to = Counter(by for by in fell if by != STANDS)
     return {
         "suite": "robust",
         "kind": "row",
-        "dataset": what,
-        "source": what,
+        "dataset": source.records.what,
+        "source": source.records.what,
         "metric": "top1",
         "value": stands / len(fell),
         "n": len(fell),
@@ -230,14 +340,23 @@ def _record(radius: float, fell: list[str], curve: Curve, what: str, seconds: fl
         "attack": curve.described(radius) if radius else None,
         "seed": curve.seed,
         "precision": "float32",
-        "seconds": seconds,
+        **facts,
+        "seconds": round(found["seconds"], 2),
+        "images_per_second": round(len(fell) / max(found["seconds"], 0.01), 2),
         "fell_to": dict(fell_to),
-        "flags": _doubts(fell_to, len(fell)),
+        "flags": [*_doubts(fell_to, found["unsure"], len(fell), len(source.records)), *flags],
     }
 
 
-def _doubts(fell_to: Mapping[str, int], images: int) -> list[str]:
+def _doubts(fell_to: Mapping[str, int], unsure: int, images: int, of: int) -> list[str]:
+    flags = []
+    if images < of:
+        flags.append(f"a sample: {images} images, the set has {of}")
     late = fell_to.get("square", 0)
-    if late <= 0.01 * images:
-        return []
-    return [f"Square broke {late} images that attacks by gradient left: are gradients masked?"]
+    if late > 0.01 * images:
+        flags.append(
+            f"Square broke {late} images that attacks by gradient left: are gradients masked?"
+        )
+    if unsure > 0.01 * images:
+        flags.append(f"{unsure} images that fell do not in a second pass: is the model random?")
+    return flags

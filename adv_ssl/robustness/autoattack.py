@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from adv_ssl import sharding
 from adv_ssl.attacks import BALLS, pgd
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
@@ -80,8 +81,8 @@ def autoattack(
 ) -> Iterator[Verdict]:
     """Yields the verdict without an attack, then after each one.
 
-    Every batch has ``batch_size`` images, so there is one program for each attack, whatever their
-    number, the radius and the parameters.
+    Every batch has ``batch_size`` images, split over this host's devices, so there is one program
+    for each attack, whatever their number, the radius and the parameters.
 
     Args:
       classify: (params, x float32 [B, H, W, C] in [0, 1]) -> logits [B, classes]. It should be the
@@ -93,7 +94,7 @@ def autoattack(
       norm: "linf" or "l2".
       epsilon: radius, in the unit of ``images``.
       seed: of all chance.
-      batch_size: images attacked at once.
+      batch_size: images attacked at once; rounded up to a multiple of the devices.
       attacks: one after the other.
       budget: the effort.
       verdict: where to go on; its attacks are not made again.
@@ -103,6 +104,7 @@ def autoattack(
         classes, labels that are none of them.
     """
     classes = _check(classify, params, images, labels, norm, epsilon, attacks)
+    params, size = sharding.replicate(params), sharding.rounded_up(batch_size)
     if verdict is None:
         verdict = Verdict((), np.full(len(images), STANDS, "<U8"), images)
     for attack in (CLEAN, *attacks):
@@ -111,8 +113,8 @@ def autoattack(
         broken_by, x_adv = verdict.broken_by.copy(), verdict.x_adv.copy()
         key = named(jax.random.key(seed), attack)
         for rank in range(_ranks(attack, budget, classes)):
-            for rows in _batches(np.flatnonzero(broken_by == STANDS), batch_size):
-                batch = images[rows], labels[rows], indices[rows]
+            for rows in _batches(np.flatnonzero(broken_by == STANDS), size):
+                batch = sharding.split((images[rows], labels[rows], indices[rows]))
                 with jax.default_matmul_precision("float32"):
                     points, broken = _run(
                         classify, attack, norm, budget, params, *batch, epsilon, key, rank

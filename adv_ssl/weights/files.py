@@ -59,8 +59,9 @@ def _read_zip(path: pathlib.Path) -> Raw:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}): fetch it again.") from None
+    except Exception as error:  # of a damaged directory the library raises almost anything
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged or cut short ({reason}): fetch it again.") from None
     if any(name.endswith("/data.pkl") for name in members):
         return Raw(torch_zip.read(path), {})
     if members and all(name.endswith(".npy") for name in members):
@@ -89,7 +90,11 @@ def _read_safetensors(path: pathlib.Path) -> Raw:
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             text = (file.metadata() or {}).get(MANIFEST)
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+    except (AttributeError, TypeError) as error:  # no such type of numpy's
+        raise UserError(
+            f"{path} holds numbers that are not read here ({error}): save it in float32."
+        ) from None
+    except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged or cut short ({reason}): fetch it again.") from None
     return Raw(arrays, {} if text is None else _manifest(path, text))
