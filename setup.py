@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["adv_ssl", "adv_ssl.*"]),
+    packages=[*find_packages(include=["adv_ssl", "adv_ssl.*"]), "configs"],
     package_data={"adv_ssl": ["py.typed", "*.css", "labels/*", "paper/data/*.csv"]},
     install_requires=[
         "jax>=0.10,<0.11",

@@ -1,5 +1,6 @@
 """--config=FILE[:SCALE] and --config.KEY=VALUE, for all commands that take a configuration."""
 
+import pathlib
 import re
 import traceback
 from collections.abc import Sequence
@@ -8,10 +9,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import adv_ssl
 from adv_ssl.command import leave
 from adv_ssl.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE or FILE:SCALE.", lock_config=True)
+
+_HOME = pathlib.Path(adv_ssl.__file__).parents[1]  # of configs/, in a checkout and where installed
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -19,7 +23,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if any(argument.lstrip("-").startswith("config.sources") for argument in argv):
         leave("config.sources says where the values come from: it is not to be set.")
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS([_from_anywhere(argument) for argument in argv])
     except (KeyError, AttributeError) as error:
         leave(f"the configuration has no such key: {error.args[0]}")
     except (flags.Error, UserError, TypeError, ValueError, OSError) as error:
@@ -40,8 +44,19 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return rest
 
 
+def _from_anywhere(argument: str) -> str:
+    """[--config=]configs/NAME.py[:SCALE] where that file is not: the one that came with us."""
+    match = re.fullmatch(r"(-{0,2}config=)?(configs/\w+\.py)(:.*)?", argument)
+    if match is None or pathlib.Path(match[2]).exists():
+        return argument
+    return f"{match[1] or ''}{_HOME / match[2]}{match[3] or ''}"
+
+
 def value() -> Any:
     """The configuration; ``None``: the flag was not given."""
     if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
-        leave("--config: there is no such configuration file, or it is broken.")
+        leave(
+            "--config: there is no such configuration file, or it is broken; those that came with "
+            f"us are in {_HOME / 'configs'}."
+        )
     return _CONFIG.value

@@ -22,8 +22,20 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+def _commit() -> str | None:
+    """Of the checkout this package is part of; None: there is none.
+
+    An installed package may lie in the checkout of something else, which does not track it.
+    """
+    return (
+        None
+        if _git("ls-files", "--error-unmatch", "errors.py") is None
+        else _git("rev-parse", "HEAD")
+    )
+
+
 def _git(*arguments: str) -> str | None:
-    """The answer of git about the checkout this package lies in, or None outside of one."""
+    """The answer of git in the folder of this package, or None where it has none."""
     folder = pathlib.Path(adv_ssl.__file__).parent
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
@@ -52,7 +64,7 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
                 f"the data changed under {path.parent}: {split} held {holds} when the run began "
                 f"and holds {data[split]} now: put it back, or choose another --workdir."
             )
-    commit = _git("rev-parse", "HEAD")
+    commit = _commit()
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
@@ -63,7 +75,7 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
         {
             "adv_ssl": adv_ssl.__version__,
             "commit": commit,
-            "dirty": bool(_git("status", "--porcelain", "--", ".")),
+            "dirty": bool(commit and _git("status", "--porcelain", "--", ".")),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: metadata.version(name) for name in _PACKAGES},
