@@ -441,7 +441,7 @@ def test_a_folder_of_scores_is_of_the_same_weights(tmp_path):
 
 
 def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(robust, "_doubt", lambda *_: None)
+    monkeypatch.setattr(robust, "_doubt", lambda *_: [])
     save(tmp_path / "ten", 10, tuple("0123456789"))
     line = [f"--weights={tmp_path / 'ten'}", f"--workdir={tmp_path / 'w'}"]
     with pytest.raises(UserError, match="nothing was scored"):
