@@ -81,7 +81,7 @@ def _note(data: Images, attack: Mapping[str, Any], factor: str) -> str:
     if "clean_loss" in data:
         says.append("The loss is that of pre-training, of these images as one batch.")
     if "label" in data:
-        says.append("Below: the label in bold, then what the model says (✗: wrong).")
+        says.append("Below: the label in bold, then what the model says (✗:\xa0wrong).")
     return " ".join(says)
 
 
@@ -91,7 +91,7 @@ def _caption(data: Images, i: int, kind: str) -> Html:
     """
     lines = [Html(kind)]
     if f"{kind}_loss" in data:
-        lines.append(Html(f"loss {data[f'{kind}_loss'][i]:.3g}"))
+        lines.append(Html(f"loss {data[f'{kind}_loss'][i]:#.3g}"))
     if "label" in data:
         names, label, said = data["class_names"], data["label"][i], data[f"{kind}_prediction"][i]
         if kind == "clean":

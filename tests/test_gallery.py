@@ -54,7 +54,7 @@ def test_reconstructions_of_clean_and_attacked_patches_stand_side_by_side(tmp_pa
     page = shown(tmp_path, **flat(*GREYS), **losses, **ATTACK)
     delta = 0.5 + 5 * 0.1  # of an amplification of 5
     assert greys(tmp_path, 3) == [[0.1, 0.2, 0.3], [pytest.approx(delta, abs=0.01), 0.6, 0.7]]
-    assert captions(page) == [[f"{TIMES} 5"], ["clean", "loss 0.5"], ["attacked", "loss 0.75"]]
+    assert captions(page) == [[f"{TIMES} 5"], ["clean", "loss 0.500"], ["attacked", "loss 0.750"]]
     assert "lent to it here" in page
     assert "L2 ε\xa0=\xa00.5, 2 steps of PGD" in page
 
@@ -63,7 +63,7 @@ def test_a_nominal_reconstruction(tmp_path):
     names = ("clean_original", "clean_input", "clean_reconstruction")
     page = shown(tmp_path, **flat(*names), clean_loss=np.array([0.5, 0.25]))
     assert greys(tmp_path, 3) == [[0.1, 0.2, 0.6]]
-    assert captions(page) == [[""], [""], ["clean", "loss 0.5"]]
+    assert captions(page) == [[""], [""], ["clean", "loss 0.500"]]
     assert "attack" not in page
 
 
@@ -76,7 +76,7 @@ def test_a_turned_image_has_its_angle_and_what_the_model_says(tmp_path):
     )  # fmt: skip
     assert greys(tmp_path, 3)[0][::2] == [0.2, 0.3]
     clean, between, attacked = captions(page)
-    assert clean == ["label 90°", "loss 0.1", "✓ 90°"]
+    assert clean == ["label 90°", "loss 0.100", "✓ 90°"]
     assert between == [f"{TIMES} 5"]
     assert attacked == ["attacked", "loss 1.23", "✗ 270°"]
     assert page.count('class="wrong"') == 1

@@ -55,7 +55,7 @@ def test_gradient_of_the_visible_pixels_is_that_of_torch(ours, golden):
     expected = golden["grad_x"]
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(
-        ours["grad_x"], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        ours["grad_x"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
     )
 
 
@@ -64,7 +64,7 @@ def test_gradients_of_parameters_are_those_of_torch(ours, golden):
     assert ours["grads"].keys() == expected.keys()
     for name, grad in expected.items():
         atol = 1e-5 * np.abs(grad).max()
-        np.testing.assert_allclose(ours["grads"][name], grad, rtol=1e-4, atol=atol, err_msg=name)
+        np.testing.assert_allclose(ours["grads"][name], grad, rtol=1e-5, atol=atol, err_msg=name)
 
 
 def batch(count: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
