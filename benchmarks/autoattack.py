@@ -1,23 +1,24 @@
-"""AutoAttack here and in torchattacks, on one small ViT: robust accuracy and time per attack.
+"""AutoAttack here and in torchattacks, on one ViT: robust accuracy and time per attack.
 
-    python -m benchmarks.autoattack [--set=cifar10] [--norm=l2] [--alone] [--threads=2]
+    python -m benchmarks.autoattack --weights=DIR/finetune [--norm=linf] [--images=500]
+    python -m benchmarks.autoattack [--norm=l2] [--alone]
 
-Needs torch, timm and torchattacks (beside the package). The ViT is trained against PGD, in a minute
-or two on scikit-learn's digits, in ten on CIFAR-10; timm's ViT gets the same weights. Each attack
-runs in turn on the images that still stand, and with --alone also on all images that are right
-without an attack. Times are in CPU seconds of all threads, which other work on the machine changes
-least, and in seconds.
+Needs torch, timm and torchattacks (beside the package). With --weights it is a classifier of
+CIFAR-10, L-inf 4/255 or L2 0.5, on the first test images; without it is a small ViT that is trained
+against PGD on scikit-learn's digits first, in a minute or two. timm's ViT gets the same weights.
+Each attack runs in turn on the images that still stand, and with --alone also on all images that
+are right without an attack. Times are in CPU seconds of all threads, which other work on the
+machine changes least, and in seconds; --threads is torch's.
 """
 
 import argparse
-import dataclasses
 import functools
 import json
+import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,88 +30,66 @@ from timm.models.vision_transformer import VisionTransformer
 
 from adv_ssl.attacks import pgd
 from adv_ssl.data import sources
-from adv_ssl.models.vit import MEAN, STD, Architecture, ViT, encode, init_encoder
+from adv_ssl.data.transforms import eval_crop
+from adv_ssl.evaluation import predict, scores
+from adv_ssl.evaluation.predict import classifier
+from adv_ssl.models.vit import MEAN, STD, Architecture, ViT
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, Verdict, autoattack
 from adv_ssl.robustness.losses import cross_entropy
+from benchmarks import timing
 
 PyTree = Any
 
 
-Images = tuple[np.ndarray, np.ndarray]  # [N, H, W, 3] in [0, 1], labels [N]
+class Bench(NamedTuple):
+    """A classifier, and what it is attacked with."""
+
+    architecture: Architecture
+    params: PyTree
+    images: np.ndarray  # [N, S, S, 3] in [0, 1]
+    labels: np.ndarray
+    epsilon: float
 
 
-def digits() -> tuple[Images, Images]:
-    """(1,437 digits to train on, 360 to attack)."""
+def cifar10(weights: pathlib.Path, norm: str, images: int) -> Bench:
+    """A trained classifier on the first test images of CIFAR-10."""
+    model, source = predict.load(weights), sources.load("cifar10:3.0.2", "test", "").first(images)
+    size = model.architecture.image_size
+    x = np.stack([eval_crop(record["image"], 0, size) for record in source.records])
+    labels = np.array([record["label"] for record in source.records], np.int32)
+    epsilon = {"linf": 4 / 255, "l2": 0.5}[norm]
+    return Bench(model.architecture, model.params, x.astype(np.float32) / 255, labels, epsilon)
+
+
+def digits(norm: str, images: int) -> Bench:
+    """A small ViT, trained on 1,437 digits to be attacked on the first of the others."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.images))
     grey = data.images[order].astype(np.float32) / 16
     x, y = np.repeat(grey[..., None], 3, -1), data.target[order].astype(np.int32)
-    return (x[360:], y[360:]), (x[:360], y[:360])
+    architecture, epsilon = Architecture(8, 2, 32, 2, 2, 64), {"linf": 0.06, "l2": 0.6}[norm]
+    params = train(architecture, norm, epsilon, x[360:], y[360:])
+    return Bench(architecture, params, x[:360][:images], y[:360][:images], epsilon)
 
 
-def cifar10() -> tuple[Images, Images]:
-    """(the training set, the test set) of CIFAR-10."""
-
-    def split(name: str) -> Images:
-        records = sources.load("cifar10:3.0.2", name, "").records
-        images, labels = zip(*((r["image"], r["label"]) for r in records), strict=True)
-        return np.stack(images).astype(np.float32) / 255, np.array(labels, np.int32)
-
-    return split("train"), split("test")
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """A test model, and how it is trained and attacked."""
-
-    load: Callable[[], tuple[Images, Images]]
-    architecture: Architecture
-    steps: int
-    epsilon: dict[str, float]  # by norm
-    images: int
-    queries: int = 5000
-
-
-BENCHES = {
-    "digits": Bench(digits, Architecture(8, 2, 32, 2, 2, 64), 800, {"linf": 0.06, "l2": 0.6}, 240),
-    "cifar10": Bench(
-        cifar10, Architecture(32, 8, 128, 4, 4, 512), 2000, {"linf": 4 / 255, "l2": 0.5}, 500
-    ),
-}
-
-
-@functools.lru_cache
-def classifier(architecture: Architecture) -> Callable[[PyTree, jax.Array], jax.Array]:
-    """(params, x) -> logits of the ten classes."""
-    encoder = ViT(architecture)
-
-    def classify(params: PyTree, x: jax.Array) -> jax.Array:
-        features = encode(encoder, params["encoder"], x, None)
-        return nn.Dense(10).apply({"params": params["head"]}, features)  # type: ignore[return-value]
-
-    return classify
-
-
-def train(bench: Bench, norm: str, x: np.ndarray, y: np.ndarray) -> PyTree:
+def train(
+    architecture: Architecture, norm: str, epsilon: float, x: np.ndarray, y: np.ndarray
+) -> PyTree:
     """Weights of a ViT that is trained against PGD with five steps."""
-    classify = classifier(bench.architecture)
-    features, encoder = init_encoder(ViT(bench.architecture), jax.random.key(0))
-    params = {
-        "encoder": encoder,
-        "head": nn.Dense(10).init(jax.random.key(1), features)["params"],
-    }
-    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0, 2e-3, 50, bench.steps))
+    classify, steps = classifier(architecture), 800
+    params = scores.classifier(ViT(architecture), 10).init(jax.random.key(0))
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0, 2e-3, 50, steps))
 
     @jax.jit
     def step(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, key: jax.Array) -> Any:
-        search = pgd(norm, bench.epsilon[norm], 5, 0.4)
+        search = pgd(norm, epsilon, 5, 0.4)
         x_adv, _ = search(lambda x: cross_entropy(classify(params, x), y), x, key)
         slopes = jax.grad(lambda p: cross_entropy(classify(p, x_adv), y).mean())(params)
         updates, state = optimizer.update(slopes, state, params)
         return optax.apply_updates(params, updates), state
 
     state, rng = optimizer.init(params), np.random.default_rng(0)
-    for i in range(bench.steps):
+    for i in range(steps):
         rows = rng.integers(0, len(x), 64)
         params, state = step(params, state, x[rows], y[rows], jax.random.key(i))
     return params
@@ -189,41 +168,39 @@ def fallen(
     return broken, clock() - began
 
 
-def compare(bench: Bench, norm: str, batch_size: int, by_themselves: bool) -> dict[str, Any]:
+def compare(
+    bench: Bench, norm: str, batch_size: int, queries: int, by_themselves: bool
+) -> dict[str, Any]:
     """The figures of both, in turn and, ``by_themselves``, alone."""
-    epsilon = bench.epsilon[norm]
-    (seen, its_labels), (x, y) = bench.load()
-    began = time.perf_counter()
-    params = train(bench, norm, seen, its_labels)
-    print(f"trained in {time.perf_counter() - began:.0f} s")
-    x, y = x[: bench.images], y[: bench.images]
-    model = TorchViT(bench.architecture, params).eval()
+    x, y, epsilon = bench.images, bench.labels, bench.epsilon
+    model = TorchViT(bench.architecture, bench.params).eval()
     classify = classifier(bench.architecture)
     with torch.no_grad():
         their_logits = model(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
-    logits = np.asarray(classify(params, jnp.asarray(x)))
+    with jax.default_matmul_precision("float32"):
+        logits = np.asarray(classify(bench.params, jnp.asarray(x)))
     print(f"largest difference of the logits: {np.abs(logits - their_logits).max():.1e}")
 
     ours = functools.partial(
-        autoattack, classify, params, x, y, np.arange(len(x)),
-        norm=norm, epsilon=epsilon, batch_size=batch_size, budget=Budget(queries=bench.queries),
+        autoattack, classify, bench.params, x, y, np.arange(len(x)),
+        norm=norm, epsilon=epsilon, batch_size=batch_size, budget=Budget(queries=queries),
     )  # fmt: skip
-    options = {"norm": norm, "epsilon": epsilon, "queries": bench.queries}
+    options = {"norm": norm, "epsilon": epsilon, "queries": queries}
     compiling = [timed(alone(ours, x, name, epsilon=100.0)) for name in ATTACKS]  # no steps made
     clean, *verdicts = timed(ours)
     standing = clean[0].robust
-    figures: dict[str, Any] = {"epsilon": epsilon, "images": len(x), "clean": standing.mean()}
-    print("clean", figures["clean"], flush=True)
-    figures["in turn"] = {}
+    figures: dict[str, Any] = {
+        "norm": norm, "epsilon": epsilon, "images": len(x), "clean": standing.mean(),
+        "in turn": {}, "circumstances": timing.circumstances(),
+    }  # fmt: skip
+    print(f"{norm} {epsilon:.4g}, {len(x)} images, clean {standing.mean():.2%}\n{HEAD}", flush=True)
     for name, ((_, compiled),), (verdict, spent) in zip(ATTACKS, compiling, verdicts, strict=True):
         rows = np.flatnonzero(standing)
         broken, their_time = fallen(name, model, x[rows], y[rows], batch_size, **options)
         standing[rows[broken]] = False
-        line = row(verdict.robust, spent, standing, their_time) | {
-            "cpu_compiling": round(float(compiled[0]), 1)
-        }
-        figures["in turn"][name] = line
-        print("in turn", name, line, flush=True)
+        line = row(verdict.robust, spent, standing, their_time)
+        figures["in turn"][name] = line | {"cpu_compiling": round(float(compiled[0]), 1)}
+        show(name, line)
     if by_themselves:
         rows = np.flatnonzero(clean[0].robust)
         figures["alone"] = {}
@@ -233,7 +210,7 @@ def compare(bench: Bench, norm: str, batch_size: int, by_themselves: bool) -> di
             standing = clean[0].robust
             standing[rows[broken]] = False
             figures["alone"][name] = row(verdict.robust, spent, standing, their_time)
-            print("alone", name, figures["alone"][name], flush=True)
+            show(f"{name} alone", figures["alone"][name])
     return figures
 
 
@@ -267,7 +244,7 @@ def row(
 
 
 def clock() -> np.ndarray:
-    """[CPU seconds of all threads, seconds]"""
+    """[CPU seconds of all threads, seconds]."""
     return np.array([time.process_time(), time.perf_counter()])
 
 
@@ -281,17 +258,33 @@ def timed(run: Callable[[], Any]) -> list[tuple[Verdict, np.ndarray]]:
     return verdicts
 
 
+COLUMNS = ("robust", "theirs", "differ", "cpu_ours", "cpu_theirs", "seconds_ours", "seconds_theirs")
+HEAD = " " * 16 + "".join(f"{name:>15}" for name in COLUMNS)
+
+
+def show(name: str, line: Mapping[str, float]) -> None:
+    """A line of the table: accuracies in percent, times in seconds."""
+    cells = [f"{100 * line[c]:.1f}" for c in COLUMNS[:3]] + [f"{line[c]:.1f}" for c in COLUMNS[3:]]
+    print(f"{name:<16}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
+
+
 def main() -> None:
-    """Prints the figures as JSON."""
+    """Prints a table, then the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--set", choices=BENCHES, default="digits")
+    parser.add_argument("--weights", type=pathlib.Path, help="folder of a stage, of CIFAR-10")
     parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--queries", type=int, default=Budget().queries, help="of Square")
     parser.add_argument("--alone", action="store_true", help="each attack also by itself")
-    parser.add_argument("--batch_size", type=int, default=120)
+    parser.add_argument("--batch_size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    figures = compare(BENCHES[args.set], args.norm, args.batch_size, args.alone)
+    if args.weights:
+        bench = cifar10(args.weights, args.norm, args.images)
+    else:
+        bench = digits(args.norm, args.images)
+    figures = compare(bench, args.norm, args.batch_size, args.queries, args.alone)
     print(json.dumps(figures, indent=1))
 
 

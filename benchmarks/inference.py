@@ -1,6 +1,11 @@
-"""Images per second of evaluation, clean and under PGD-10, ours and PyTorch's in turns."""
+"""Images per second of evaluation, clean and under PGD-10, ours and PyTorch's in turns.
+
+And from files to logits, as a suite is scored, with the share of the time spent waiting for images.
+"""
 
 import functools
+import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adv_ssl.config import AttackConfig
-from adv_ssl.evaluation import scores
+from adv_ssl.data import sources
+from adv_ssl.evaluation import predict, scores
 from adv_ssl.models.vit import ViT
-from benchmarks import steps, timing
+from benchmarks import photos, steps, timing
 from benchmarks.compare import torch_steps
 from benchmarks.steps import Case
 
@@ -34,6 +40,25 @@ def both(case: Case, rounds: int) -> dict[str, Any]:
         }
         for how in ("eager", "compiled")
         if f"{how} clean" in paces
+    }
+
+
+def from_files(case: Case, rounds: int) -> dict[str, Any]:
+    """Of JPEGs of 288 x 384 pixels: decoded, resized, cropped, classified."""
+    config, _ = steps.parsed(case, "nominal")
+    task = scores.classifier(ViT(config.model), case.classes)
+    model = predict.Model(config.model, jax.jit(task.init)(jax.random.key(0)), ())
+    resize = round(config.model.image_size * 256 / 224)
+    with tempfile.TemporaryDirectory() as folder:
+        photos.write(pathlib.Path(folder), 8 * case.batch_size)
+        source = sources.load(f"folder:{folder}", "train", "")
+        _, *taken = [  # the first one compiles
+            predict.predict(model, source, "photographs", resize, case.batch_size)
+            for _ in range(rounds + 1)
+        ]
+    return {
+        "images_per_second": timing.middle([len(said.logits) / said.seconds for said in taken]),
+        "input_wait": timing.middle([said.input_wait for said in taken]),
     }
 
 

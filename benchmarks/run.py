@@ -52,9 +52,11 @@ def _large_bfloat16(options: Options) -> Iterator[tuple[str, Any]]:
 
 
 def _evaluation(options: Options) -> Iterator[tuple[str, Any]]:
-    """Predicted classes of the small ViT and of ViT-B/16, clean and under PGD-10, float32."""
+    """Classes that the small ViT and ViT-B/16 say: clean, under PGD-10, from files; float32."""
     for scale, rounds in (("cifar10", 5), ("imagenet", 3)):
-        yield scale, inference.both(Case("supervised", scale), options.rounds or rounds)
+        case, times = Case("supervised", scale), options.rounds or rounds
+        yield scale, inference.both(case, times)
+        yield f"{scale}, from files", inference.from_files(case, times)
 
 
 def _input(options: Options) -> Iterator[tuple[str, Any]]:
