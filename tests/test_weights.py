@@ -21,11 +21,14 @@ import numpy as np
 import pytest
 from conftest import OPTIONS, ROOT, TINY, make_task
 from flax.traverse_util import flatten_dict
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from adv_ssl import tasks
 from adv_ssl.checkpoint import Checkpoints, State, hand_over
+from adv_ssl.data import sources
 from adv_ssl.errors import UserError
+from adv_ssl.evaluation import predict
 from adv_ssl.files import write_json
 from adv_ssl.models import vit
 from adv_ssl.models.vit import Architecture, ViT, encode, sincos_table
@@ -358,6 +361,39 @@ def test_timm_loads_what_is_exported_and_gives_it_back(classifier, tmp_path):
     import_weights(tmp_path / "theirs.safetensors", tmp_path / "back", TWO)
     for name, value in flatten_dict(classifier, sep="/").items():
         np.testing.assert_array_equal(flat(tmp_path / "back")[name], value, err_msg=name)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+def test_a_vit_b16_of_timm_has_its_logits_on_real_photographs(real_data, tmp_path):
+    """From TFDS's JPEGs to logits, against torchvision's arithmetic, Pillow's pixels and timm."""
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    torch.manual_seed(0)
+    theirs = timm.VisionTransformer(global_pool="avg").eval()  # ViT-B/16 of 1000 classes
+    for parameter in theirs.parameters():  # biases and norms too, which begin as zeros and ones
+        parameter.data += 0.03 * torch.randn_like(parameter)
+    safetensors.save_file(theirs.state_dict(), tmp_path / "vit_b16.safetensors")
+    import_weights(tmp_path / "vit_b16.safetensors", tmp_path / "w")
+    source = sources.load("imagenet2012:5.*", "validation[:6]", str(real_data))
+    ours = predict.predict(predict.load(tmp_path / "w"), source, "photographs", 256, 4).logits
+    pixels = np.stack([cropped(record["image"]) for record in source.records])
+    x = torch.from_numpy(((pixels / 255 - vit.MEAN) / vit.STD).astype(np.float32))
+    with torch.no_grad():
+        expected = theirs(x.permute(0, 3, 1, 2)).numpy()
+    assert expected.std(axis=0).mean() > 0.1  # images differ in what is said of them
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def cropped(image: np.ndarray) -> np.ndarray:
+    """torchvision's Resize(256, BICUBIC), of Pillow images, and CenterCrop(224)."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    size = [256 if side == short else int(256 * side / short) for side in (width, height)]
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    left, top = (round((side - 224) / 2) for side in size)
+    return np.asarray(resized.crop((left, top, left + 224, top + 224)))
 
 
 def test_what_timm_has_no_name_for_is_dropped_or_made(tmp_path):
