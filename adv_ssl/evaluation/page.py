@@ -69,8 +69,8 @@ def _is_cell(record: Record) -> bool:
 
 
 def _scores(records: Sequence[Record]) -> Html:
-    """A row for each score; of the corrupted sets the mean alone, and those that lack a score."""
-    rows, above = [], None
+    """A row for each score, of the corrupted sets their mean alone; below, what rows lack."""
+    rows, reasons, above = [], [], None
     for r in records:
         if _is_cell(r):
             continue
@@ -81,8 +81,9 @@ def _scores(records: Sequence[Record]) -> Html:
         if r["suite"] == "robust" and not r["attack"]:
             rule = "no attack"
         if r["value"] is None:
-            why = f"missing: {r.get('missing', 'nothing to count')}"
-            rows.append((name, rule, *[""] * 5, tag("span", why, class_="missing")))
+            rows.append((name, rule, *[""] * 5, tag("span", "missing", class_="missing")))
+            reason = tag("b", r["dataset"]), f" {rule}: {r['missing']}"
+            reasons.append(tag("p", *reason, class_="note"))
             continue
         interval = "{:.1f} to {:.1f}".format(*(100 * v for v in r["ci95"])) if r["ci95"] else ""
         pace = f"{r['images_per_second']:,.3g}" if "images_per_second" in r else ""
@@ -91,7 +92,8 @@ def _scores(records: Sequence[Record]) -> Html:
         value = f"{r['value']:.3f}" if r["metric"] == "mce" else f"{100 * r['value']:.1f}"
         rows.append((name, rule, tag("b", value), interval, f"{r['n']:,}", pace, waited, flags))
     head = ("data", "rule", "score, %", "95% interval", "n", "images/s", "input", "to be known")
-    return table(head, rows, numbers=(2, 3, 4, 5, 6), class_="results")
+    whole = table(head, rows, numbers=(2, 3, 4, 5, 6), class_="suite")
+    return join(whole, *reasons)
 
 
 def _under(attack: Mapping[str, Any] | None) -> str:
@@ -157,7 +159,7 @@ def _cells(records: Sequence[Record]) -> Html:
     if not lacking:
         return whole
     first = f"{lacking[0]['dataset']}: {lacking[0]['missing']}"
-    why = tag("p", f"{len(lacking)} of {len(cells)} are missing; {first}", class_="missing")
+    why = tag("p", f"{len(lacking)} of {len(cells)} are missing; {first}", class_="note missing")
     return join(why, whole) if len(lacking) < len(cells) else why
 
 
