@@ -8,7 +8,7 @@ import csv
 import functools
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy.special import softmax
@@ -204,20 +204,11 @@ def classes_shared_with_cifar10() -> tuple[int, ...]:
 # ---- many scores in one ---------------------------------------------------------------------
 
 
-def corruption_top1(cells: Iterable[Cell]) -> float:
-    """Mean top-1 over the 75 cells of IN-C, the row of Figure 2 (F: IN-C).
-
-    Raises:
-      UserError: a cell is missing, is there twice, is unknown or is no share.
-    """
-    return float(np.mean(list(_all_cells(cells).values())))
-
-
 def corruption_mce(cells: Iterable[Cell]) -> float:
-    """Mean corruption error: each type's error over AlexNet's, averaged; 1 is AlexNet (F2).
+    """Mean corruption error of IN-C: each type's error over AlexNet's, averaged; 1 is AlexNet (F2).
 
     Raises:
-      UserError: as ``corruption_top1``.
+      UserError: one of the 75 cells is missing, is there twice, is unknown or is no share.
     """
     scores = _all_cells(cells)
     ratios = [
@@ -244,25 +235,6 @@ def _all_cells(cells: Iterable[Cell]) -> dict[tuple[str, int], float]:
                 f"mean is over {len(TYPES)} types at severities 1 to 5; score each of them once."
             )
     return {(name, severity): _share(f"{name} {severity}", s) for name, severity, s in given}
-
-
-def variants_mean(scores: Mapping[str, float]) -> float:
-    """Unweighted mean of the eight rows of Figure 2, ImageNet among them (F5).
-
-    Args:
-      scores: top-1 in [0, 1] of each of ``VARIANTS``.
-
-    Raises:
-      UserError: a row is missing, unknown or no share.
-    """
-    missing = [name for name in VARIANTS if name not in scores]
-    unknown = [name for name in scores if name not in VARIANTS]
-    if missing or unknown:
-        wrong = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"
-        raise UserError(
-            f"mean over variants: {wrong}; it is over all of {', '.join(VARIANTS)}: score each."
-        )
-    return float(np.mean([_share(name, scores[name]) for name in VARIANTS]))
 
 
 def _share(what: str, value: float) -> float:
