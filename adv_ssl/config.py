@@ -6,6 +6,7 @@ sense ends in one line. So nothing behind this module reads a key by string or w
 
 import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -172,13 +173,17 @@ class Stage:
                 self.attack.check_step()
         if self.accumulation < 1:
             raise UserError(f"accumulation={self.accumulation}: must be 1 part or more.")
-        if self.batch_size % (self.accumulation * self.group):
+        if self.batch_size % self.unit(devices=1):
             factors = {
                 f"accumulation={self.accumulation}, the parts of a batch": self.accumulation,
                 f"task.mixing.group={self.group}, the images that are mixed": self.group,
             }
             said = ", times ".join(name for name, count in factors.items() if count > 1)
             raise UserError(f"batch_size={self.batch_size}: must be a multiple of {said}.")
+
+    def unit(self, devices: int) -> int:
+        """Images that a batch must be a multiple of, on so many devices."""
+        return self.accumulation * math.lcm(self.group, devices)
 
     @property
     def group(self) -> int:

@@ -107,32 +107,16 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
     """
     for i, (name, options) in enumerate(stages.items()):
         source, classifies = sets[name], isinstance(options.task, Supervised)
-        images = len(source.records)
-        if options.batch_size > images:
-            raise UserError(
-                f"config.{name}.batch_size={options.batch_size} is more than the {images} images "
-                f"of {source.records.what}: lower it, or take a larger split."
-            )
-        if options.batch_size % (options.accumulation * jax.device_count()):
-            parts = f" times accumulation={options.accumulation}" * (options.accumulation > 1)
-            raise UserError(
-                f"config.{name}.batch_size={options.batch_size}: must be divisible by the "
-                f"{jax.device_count()} devices{parts}."
-            )
-        steps = stage.total_steps(options, images)
-        if steps > stage.MAX_STEPS:
-            raise UserError(
-                f"config.{name}: epochs={options.epochs:g} or steps={options.steps} of "
-                f"{source.records.what} are {steps:.3g} steps: {stage.MAX_STEPS} is the most."
-            )
+        what = source.records.what
+        stage.check_size(name, options, len(source.records), what, jax.device_count())
         if i == 0 and classifies and source.num_classes == 0:
             raise UserError(
-                f"config.{name}.task.name='supervised' needs labels, {source.records.what} has "
+                f"config.{name}.task.name='supervised' needs labels, {what} has "
                 "none: put the images into one folder for each class, or take another method."
             )
         if classifies and source.num_classes not in (0, test_set.num_classes):
             raise UserError(
-                f"{source.records.what} has {source.num_classes} classes and "
+                f"{what} has {source.num_classes} classes and "
                 f"{test_set.records.what}, of config.evaluate.split, {test_set.num_classes}: "
                 "both need the same."
             )

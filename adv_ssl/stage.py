@@ -17,6 +17,7 @@ from adv_ssl.checkpoint import Checkpoints, State, hand_over
 from adv_ssl.config import Config, Stage
 from adv_ssl.data.loader import train_batches
 from adv_ssl.data.sources import Source
+from adv_ssl.errors import UserError
 from adv_ssl.files import write_json
 from adv_ssl.keys import named
 from adv_ssl.metrics import Nowhere, Writer
@@ -33,6 +34,26 @@ def total_steps(stage: Stage, images: int) -> int:
     return (
         round(stage.epochs * (images // stage.batch_size)) if stage.steps is None else stage.steps
     )
+
+
+def check_size(
+    name: str, stage: Stage, images: int, of: str, devices: int, what: str = "devices"
+) -> None:
+    """UserError where a stage cannot be trained on so many images, which are ``of`` a split."""
+    batch = f"config.{name}.batch_size={stage.batch_size}"
+    if stage.batch_size > images:
+        raise UserError(
+            f"{batch} is more than the {images} images of {of}: lower it, or take a larger split."
+        )
+    if stage.batch_size % stage.unit(devices):
+        parts = f" times accumulation={stage.accumulation}" * (stage.accumulation > 1)
+        raise UserError(f"{batch}: must be divisible by the {devices} {what}{parts}.")
+    steps = total_steps(stage, images)
+    if steps > MAX_STEPS:
+        raise UserError(
+            f"config.{name}: epochs={stage.epochs:g} or steps={stage.steps} of {of} are "
+            f"{steps:.3g} steps: {MAX_STEPS} is the most."
+        )
 
 
 def make_task(config: Config, stage: Stage, classes: int) -> Task:

@@ -324,6 +324,19 @@ def test_a_batch_that_the_chips_do_not_divide():
         costs.on_pod(raw, "pretrain", topology("v5e:8x8"))
 
 
+def test_a_batch_whose_parts_the_chips_do_not_divide():
+    """As the run itself refuses it: each part is spread over all chips."""
+    raw = tiny.config(pretrain__batch_size=64, pretrain__accumulation=2).to_dict()
+    with pytest.raises(UserError, match="by the 64 chips of --topology=v5e:8x8 times accumul"):
+        costs.on_pod(raw, "pretrain", topology("v5e:8x8"))
+
+
+@pytest.mark.parametrize(("devices", "unit"), [(1, 8), (4, 8), (8, 16), (3, 24)])
+def test_a_batch_is_whole_groups_on_every_device_in_every_part(devices, unit):
+    config = tiny.config(method="supervised", pretrain__accumulation=2)
+    assert parse(config.to_dict()).pretrain.unit(devices) == unit  # groups of 4
+
+
 def test_a_batch_that_the_data_does_not_fill():
     raw = tiny.config(pretrain__batch_size=2048).to_dict()
     with pytest.raises(UserError, match=r"config\.pretrain\.batch_size=2048 is more than the 1437"):

@@ -1,13 +1,12 @@
 """From FLOPs, cycles and bytes to seconds, hours and chip-hours."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
+from adv_ssl import stage as stages
 from adv_ssl.config import parse
-from adv_ssl.errors import UserError
 from adv_ssl.estimate import here, pod, program
 from adv_ssl.estimate.chips import Topology
 from adv_ssl.estimate.here import Timed
@@ -107,21 +106,14 @@ def on_pod(raw: dict[str, Any], stage: str, topology: Topology) -> Estimate:
 
 
 def _check(run: Run, stage: str, devices: int, what: str) -> None:
-    batch = f"config.{stage}.batch_size={run.stage.batch_size}"
-    if run.stage.batch_size > run.images:
-        raise UserError(
-            f"{batch} is more than the {run.images} images of {run.config.data.name} "
-            f"{run.stage.split}: lower it, or take a larger split."
-        )
-    if run.stage.batch_size % devices:
-        raise UserError(f"{batch}: must be divisible by the {devices} {what}.")
+    of = f"{run.config.data.name} {run.stage.split}"
+    stages.check_size(stage, run.stage, run.images, of, devices, what)
 
 
 def largest(raw: dict[str, Any], stage: str, topology: Topology) -> int:
     """The most images that a chip has room for, searched by doubling; 0: not even the fewest."""
     options = program.runs(parse(raw))[stage].stage
-    unit = options.group * options.accumulation
-    fewest = unit // math.gcd(unit, topology.chips)
+    fewest = options.unit(topology.chips) // topology.chips
 
     def fits(images: int) -> bool:
         tree = raw | {stage: raw[stage] | {"batch_size": images * topology.chips}}

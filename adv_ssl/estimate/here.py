@@ -1,7 +1,6 @@
 """Times the step that training runs, on this machine's devices."""
 
 import dataclasses
-import math
 import statistics
 import time
 
@@ -30,7 +29,7 @@ def timed(run: Run, flops: int) -> Timed:
     """Runs a stage's step, which has so many FLOPs; on a CPU on fewer images, scaled by them."""
     whole, few = run.stage.batch_size, run.stage.batch_size
     if jax.default_backend() == "cpu":
-        unit = math.lcm(run.stage.group * run.stage.accumulation, jax.device_count())
+        unit = run.stage.unit(jax.device_count())
         few = min(whole, max(unit, int(whole * CPU_STEP / flops) // unit * unit))
     run = run._replace(stage=dataclasses.replace(run.stage, batch_size=few))
     mesh = sharding.mesh()
