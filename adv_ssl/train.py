@@ -87,7 +87,7 @@ def init_state(recipe: Recipe, params: PyTree, ema: PyTree) -> State:
 def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tuple[State, Aux]:
     """One update. ``key`` is the run's; the step's keys are folded from it by step and name.
 
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    A step whose loss, gradient or new parameters are not finite changes nothing but the counters.
     """
     key = jax.random.fold_in(key, state.step)
     differentiate = _whole if recipe.accumulation == 1 else _in_parts
@@ -101,7 +101,8 @@ def train_step(recipe: Recipe, state: State, batch: Batch, key: jax.Array) -> tu
         ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay(state.step))
 
     grad_norm = optax.tree.norm(gradient)
-    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+    numbers = jnp.stack([metrics["loss"], grad_norm, optax.tree.norm(params)])
+    good = jnp.isfinite(numbers).all()
     new = (params, ema, opt_state)
     old = (state.params, state.ema, state.opt_state)
     params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)

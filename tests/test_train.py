@@ -72,6 +72,14 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
     assert (state.step, state.bad_steps, metrics["skipped"]) == (2, 0, 0.0)
 
 
+def test_a_step_to_parameters_that_are_not_finite_is_none():
+    """Else the last step, or one before a checkpoint, would leave a network of nothing."""
+    recipe, state = setup(rate=1e38)
+    state, metrics = train.train_step(recipe, state, batch(3.0, 3.0), jax.random.key(0))
+    assert metrics["grad_norm"] == 6.0
+    assert (state.params["w"], state.bad_steps, metrics["skipped"]) == (0.0, 1, 1.0)
+
+
 class Saved:
     """In place of Checkpoints: remembers what was saved."""
 
