@@ -2,8 +2,11 @@
 PYTHON ?= python3.11
 BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest
+# Tests of what other packages do for us.
+VERSIONED = $(patsubst %,tests/test_%.py, checkpoint corruptions data install photometric \
+  pipeline randaugment report weights)
 
-.PHONY: install demo test test-slow test-reference golden lint bench lock clean
+.PHONY: install demo test test-slow test-reference test-versions golden lint bench lock clean
 
 install: .venv/.installed
 
@@ -20,7 +23,7 @@ test: install  ## a file of tests to each process, four at most
 	$(PYTEST) -m "not slow and not reference" -n auto --maxprocesses 4 \
 	  --dist loadfile --no-loadscope-reorder
 
-test-slow: install  ## kills, full-size runs: about an hour on two cores
+test-slow: install  ## kills, full-size runs: two hours on two cores
 	$(PYTEST) -m slow
 
 test-reference: install  ## needs `pip install -e .[reference]`
@@ -38,12 +41,21 @@ lint: install
 bench: install  ## against PyTorch, if pip install -e .[bench]: a table, benchmarks/results.json
 	$(BIN)/python -m benchmarks.run
 
-lock:  ## resolves setup.py's ranges into requirements.lock
-	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet uv
-	.venv-lock/bin/uv pip compile setup.py --extra test --generate-hashes --no-header \
+lock: .venv-uv/bin/uv  ## resolves setup.py's ranges into requirements.lock
+	$< pip compile setup.py --extra test --generate-hashes --no-header \
 	  --python-version 3.11 --output-file requirements.lock
-	rm -r .venv-lock
+
+test-versions: .venv-uv/bin/uv  ## with the lowest and the newest versions that setup.py allows
+	for which in lowest-direct highest; do \
+	  $< venv --quiet --clear --python $(PYTHON) .venv-$$which && \
+	  $< pip install --quiet --python .venv-$$which --resolution $$which -e '.[test]' && \
+	  .venv-$$which/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	    -m "not slow and not reference" -o filterwarnings=default $(VERSIONED) || exit 1; \
+	done
+
+.venv-uv/bin/uv:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet uv
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-* runs build *.egg-info

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 
 import jax
@@ -17,6 +18,7 @@ import pytest
 from conftest import ROOT
 
 from adv_ssl import attacks, recipes
+from adv_ssl.config import parse
 
 PAGE = (ROOT / "docs" / "method.md").read_text()
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -180,3 +182,35 @@ def test_the_commands_of_all_pages_are_understood():
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert read.returncode == 0, read.stderr[-400:]
+
+
+def test_what_the_pages_name_of_the_project_is_there():
+    """Targets of make, extras of pip, files and folders of the checkout."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    makefile, setup = (ROOT / "Makefile").read_text(), (ROOT / "setup.py").read_text()
+    targets = {
+        t for line in re.findall(r"(?:^    |`)make ([a-z -]+)", text, re.M) for t in line.split()
+    }
+    extras = set(re.findall(r"pip install -e '?\.\[(\w+)\]", text))
+    paths = set(
+        re.findall(r"\b(?:adv_ssl|configs|docs|launch|tests|benchmarks)/[\w/]*\w\.\w+\b", text)
+    )
+    assert len(targets) > 6
+    assert len(extras) > 2
+    assert len(paths) > 40
+    assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.M)] == []
+    assert [e for e in extras if f'"{e}": [' not in setup] == []
+    assert [p for p in paths if "NAME" not in p and not (ROOT / p).exists()] == []
+
+
+def test_the_readme_s_lines_of_python_run(monkeypatch):
+    """All but the training."""
+    (code,) = re.findall(r"## From Python\n\n((?:    .*\n|\n)+)", PAGES[0].read_text())
+    ran = []
+    monkeypatch.setattr(
+        "adv_ssl.pipeline.run", lambda config, workdir: ran.append((config, workdir))
+    )
+    exec(textwrap.dedent(code), {})
+    ((config, workdir),) = ran
+    assert parse(config.to_dict()).pretrain.attack.epsilon == 0.25
+    assert workdir == "runs/mine"

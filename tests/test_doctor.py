@@ -403,7 +403,7 @@ def test_a_full_disk_and_ctrl_c_are_the_command_s_to_tell(builder, tmp_path):
 
 
 def test_packages_that_are_not_there_are_named(builder, tmp_path, monkeypatch):
-    there = {"importlib_resources", "skimage"}
+    there = {"skimage"}
     monkeypatch.setattr(sets.importlib.util, "find_spec", lambda name: name in there)
     with pytest.raises(UserError, match=r"tiny: preparing .* First pip install tensorflow$"):
         prepare.prepare(tiny(), str(tmp_path))

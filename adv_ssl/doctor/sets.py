@@ -15,8 +15,6 @@ from adv_ssl.errors import UserError
 from adv_ssl.evaluation.suites import SUITES, Row
 
 IMAGENET_TERMS = "a free account at https://image-net.org/download-images, for research alone"
-# What TFDS imports to prepare any set; the second it does not name as its dependency
-_PACKAGES = ("tensorflow", "importlib_resources")
 _MODULES = {"scikit-image": "skimage"}  # where it is not the package's name
 _VALIDATION = ("ILSVRC2012_img_val.tar",)
 
@@ -73,7 +71,7 @@ class Set(NamedTuple):
 
     def absent(self) -> list[str]:
         """What preparing the set needs and is not installed, as words on how to get it."""
-        names = (*_PACKAGES, *self.facts.packages)
+        names = ("tensorflow", *self.facts.packages)  # reading needs none of them
         packages = [n for n in names if not importlib.util.find_spec(_MODULES.get(n, n))]
         said = [f"pip install {' '.join(packages)}"] if packages else []
         program = self.facts.program
