@@ -19,7 +19,7 @@ setup(
     packages=[*find_packages(include=["adv_ssl", "adv_ssl.*"]), "configs"],
     package_data={"adv_ssl": ["py.typed", "*.css", "labels/*", "paper/data/*.csv"]},
     install_requires=[
-        "jax>=0.10,<0.11",
+        "jax>=0.10.2,<0.11",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
@@ -32,7 +32,7 @@ setup(
         "numpy>=2",
         "scipy>=1.15",
         "pillow>=12",
-        "opencv-python-headless>=4.12",
+        "opencv-python-headless>=5",  # 4 interpolates otherwise: snow is other pixels
         "dm-pix>=0.4.5",
         "scikit-learn>=1.7",
         "matplotlib>=3.10",
@@ -40,8 +40,8 @@ setup(
         "safetensors>=0.6",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.11"],
-        "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "estimate": ["libtpu>=0.0.42,<0.0.43"],  # compiles for TPUs without one
         "test": [
             "pytest>=9",
@@ -51,6 +51,7 @@ setup(
             "import-linter>=2.5",
             "ruff==0.17.6",
             "mypy==2.4.1",
+            "setuptools>=65",  # builds what the tests install; newer Pythons come without
         ],
         "bench": ["torch>=2.13", "timm>=1.0.20", "torchattacks>=3.5"],  # held against
         "reference": [
