@@ -26,7 +26,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def read_json(path: pathlib.Path, kind: type, **fields: type) -> Any:
+def read_json(path: pathlib.Path, kind: type, /, **fields: type) -> Any:
     """What ``write_json`` wrote: a ``dict`` with these fields, or a ``list`` of such dicts.
 
     Raises:

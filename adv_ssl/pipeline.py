@@ -120,6 +120,12 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
                 f"{test_set.records.what}, of config.evaluate.split, {test_set.num_classes}: "
                 "both need the same."
             )
+        if shared := source.shared(test_set):
+            _log.warning(
+                "%s is trained on %d of the %d images that are scored: its scores will be no "
+                "measure of others. Choose config.%s.split and config.evaluate.split apart.",
+                name, shared, len(test_set.records), name,
+            )  # fmt: skip
 
 
 def _check_weights(config: Config) -> None:

@@ -89,6 +89,21 @@ def test_sum_of_splits():
     assert len(load("digits", "train[:5]+test", "").records) == 365
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("train[:50]", "train[40:60]", 10),
+        ("train[:50]", "train[50:]", 0),
+        ("train", "test", 0),
+        ("train+test", "test[10:30]", 20),
+        ("train[:30]+train[100:130]", "train[20:110]", 20),
+    ],
+)
+def test_images_that_two_splits_share(one: str, other: str, shared: int):
+    a, b = load("digits", one, ""), load("digits", other, "")
+    assert (a.shared(b), b.shared(a)) == (shared, shared)
+
+
 @pytest.mark.parametrize("split", ["nope", "train[", "train[:0]", "train[9:3]", "train[:200%]", ""])
 def test_unknown_or_empty_splits_are_named_with_what_there_is(split: str):
     with pytest.raises(UserError, match=r"choose from train \(1437 images\), test \(360 images\)"):

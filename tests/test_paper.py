@@ -103,15 +103,17 @@ def test_weights_of_nowhere_and_half_written_files_are_named(tmp_path: pathlib.P
     (base / "gamma0.65/results.json").write_text(text[: len(text) // 2])
     (base / "gamma0.75/provenance.json").unlink()
     (base / "gamma0.85/results.json").write_text('[{"suite": "main"}]')
+    (base / "gamma0.5/results.json").write_text('[{"value": 1, "attack": ["l2"]}]')
     (base / "gamma0.95/scores/cifar10/evaluation.json").write_text('{"weights": "/x/y/finetune"}')
     left = store.collect(tmp_path / "tiny")
     assert [reason.split(":")[0] for reason in left.passed_over] == [
-        "mae/nominal/seed0/gamma0.65", "mae/nominal/seed0/gamma0.75",
-        "mae/nominal/seed0/gamma0.85", "mae/nominal/seed0/gamma0.95/scores/cifar10",
+        "mae/nominal/seed0/gamma0.5", "mae/nominal/seed0/gamma0.65",
+        "mae/nominal/seed0/gamma0.75", "mae/nominal/seed0/gamma0.85",
+        "mae/nominal/seed0/gamma0.95/scores/cifar10",
     ]  # fmt: skip
-    assert "is damaged" in left.passed_over[0]
-    assert "/x/y/finetune, are of no run" in left.passed_over[3]
-    assert len(left.records) == whole - 3 * 2 - 4  # of three runs, of one evaluation
+    assert "is damaged" in left.passed_over[1]
+    assert "/x/y/finetune, are of no run" in left.passed_over[4]
+    assert len(left.records) == whole - 4 * 2 - 4  # of four runs, of one evaluation
 
 
 def test_numbers_over_seeds(tmp_path: pathlib.Path) -> None:

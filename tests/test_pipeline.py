@@ -164,6 +164,16 @@ def test_a_pretraining_whose_checkpoints_are_gone_is_not_done_again(
     assert tiny.results(tmp_path / "run") == tiny.results(finished)
 
 
+def test_scores_on_images_that_were_trained_on_are_warned_of(tmp_path, caplog):
+    changes = {"finetune__split": "train[:200]", "evaluate__split": "train[150:210]+test[:5]"}
+    some = tiny.config(
+        pretrain__split="train[210:]", finetune__steps=0, pretrain__steps=0, **changes
+    )
+    pipeline.run(some, tmp_path)
+    (said,) = (r.getMessage() for r in caplog.records if "images that are scored" in r.getMessage())
+    assert said.startswith("finetune is trained on 50 of the 65 images that are scored")
+
+
 def test_data_that_changed_under_a_run_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_train", lambda *_: None)
     images = tiny.folder_of_images(tmp_path / "images" / "train", 20)

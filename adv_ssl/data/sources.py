@@ -97,6 +97,12 @@ class Source:
     records: Records
     num_classes: int  # 0: unlabelled
     class_names: tuple[str, ...]
+    parts: tuple[tuple[str, range], ...] = ()  # what of which splits of the data set it is
+
+    def shared(self, other: "Source") -> int:
+        """How many images this and ``other``, of the same data set, have in common."""
+        pairs = [(a, b) for x, a in self.parts for y, b in other.parts if x == y]
+        return sum(len(range(max(a.start, b.start), min(a.stop, b.stop))) for a, b in pairs)
 
     def first(self, count: int) -> "Source":
         """The same split, cut after ``count`` images."""
@@ -125,8 +131,8 @@ def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source
     return _tfds(name, split, data_dir, labels)
 
 
-def select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple[str, slice]]:
-    """The (split, range) pairs which ``split`` stands for, e.g. [("train", slice(0, 50))].
+def select(name: str, split: str, shards: Mapping[str, list[int]]) -> tuple[tuple[str, range], ...]:
+    """The (split, range) pairs which ``split`` stands for, e.g. (("train", range(50)),).
 
     Args:
       name: the data set, for errors.
@@ -144,11 +150,10 @@ def select(name: str, split: str, shards: Mapping[str, list[int]]) -> list[tuple
         parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     except (ValueError, NotImplementedError):
         parts = []
-    ranges = [
-        (part.splitname, slice(*slice(part.from_, part.to).indices(sum(shards[part.splitname]))))
-        for part in parts
-    ]
-    if not ranges or any(r.start >= r.stop for _, r in ranges):
+    ranges = tuple(
+        (part.splitname, range(sum(shards[part.splitname]))[part.from_ : part.to]) for part in parts
+    )
+    if not ranges or not all(part for _, part in ranges):
         known = ", ".join(f"{key} ({sum(lengths)} images)" for key, lengths in shards.items())
         raise UserError(
             f"split={split!r} of {name}: no such split, or no image in it; choose from {known}, "
@@ -189,11 +194,11 @@ def _digits(split: str) -> Source:
     )
     order = {"train": train, "test": test}
     parts = select("digits", split, {key: [len(value)] for key, value in order.items()})
-    chosen = np.concatenate([order[key][part] for key, part in parts])
+    chosen = np.concatenate([order[key][part.start : part.stop] for key, part in parts])
     records = Records(
         f"digits {split}", len(chosen), 10, lambda i: (images[chosen[i]], digits.target[chosen[i]])
     )
-    return Source(records, 10, tuple(map(str, digits.target_names)))
+    return Source(records, 10, tuple(map(str, digits.target_names)), parts)
 
 
 # ---- image folders --------------------------------------------------------------------------
@@ -209,7 +214,11 @@ def _folder(name: str, split: str) -> Source:
     """
     found = folders.scan(name)
     parts = select(name, split, {key: [len(paths)] for key, paths in found.files.items()})
-    chosen = [(found.roots[key], path) for key, part in parts for path in found.files[key][part]]
+    chosen = [
+        (found.roots[key], path)
+        for key, part in parts
+        for path in found.files[key][part.start : part.stop]
+    ]
     labelled = all(folders.subfolders(found.roots[key]) for key, _ in parts)
     names = found.classes if labelled else ()
     index = {child: label for label, child in enumerate(names)}
@@ -219,7 +228,7 @@ def _folder(name: str, split: str) -> Source:
         return folders.decode(path), index.get(path.relative_to(root).parts[0], UNLABELLED)
 
     records = Records(f"{name} {split}", len(chosen), len(names), _decoded_once(read, len(chosen)))
-    return Source(records, len(names), names)
+    return Source(records, len(names), names, parts)
 
 
 # ---- TensorFlow Datasets --------------------------------------------------------------------
@@ -309,4 +318,5 @@ def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
         return np.ascontiguousarray(rgb), labels.read(example) if names else UNLABELLED
 
     once = _decoded_once(read, len(examples))
-    return Source(Records(f"{name} {split}", len(examples), len(names), once), len(names), names)
+    records = Records(f"{name} {split}", len(examples), len(names), once)
+    return Source(records, len(names), names, parts)

@@ -91,7 +91,7 @@ def _size(config: Config, stage: Stage) -> tuple[int, int]:
     if name in PUBLISHED and stage.split.startswith("train"):
         images, classes = PUBLISHED[name]
         parts = sources.select(name, stage.split, {"train": [images]})
-        return sum(part.stop - part.start for _, part in parts), classes
+        return sum(len(part) for _, part in parts), classes
     source = sources.load(config.data.name, stage.split, config.data.dir)
     return len(source.records), source.num_classes
 

@@ -18,7 +18,8 @@ from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.files import read_json
-from adv_ssl.models.vit import Architecture, ViT, encode
+from adv_ssl.models.vit import Architecture, ViT
+from adv_ssl.tasks.classifier import classify
 from adv_ssl.train import stop_if_preempted
 
 PyTree = Any
@@ -64,13 +65,7 @@ def load(folder: pathlib.Path) -> Model:
 @functools.cache
 def classifier(architecture: Architecture) -> Callable[[PyTree, Array], Array]:
     """(params, x [B, H, W, 3] in [0, 1]) -> logits [B, C], float32; drop path is off."""
-
-    def classify(params: PyTree, x: Array) -> Array:
-        head = params["head"]
-        features = encode(ViT(architecture), params["encoder"], x, None)
-        return jnp.dot(features, head["kernel"]) + head["bias"]
-
-    return classify
+    return lambda params, x: classify(ViT(architecture), params, x, None)
 
 
 class Predictions(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from adv_ssl.config import parse
 from adv_ssl.data import sources
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.data.sources import Source
@@ -55,7 +56,7 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
     tries it again. UserError, with all of that written: not one row has a score.
     """
     path = workdir / "results.json"
-    records = read_json(path, list) if path.exists() else []
+    records = read_json(path, list, suite=str, kind=str, dataset=str) if path.exists() else []
     kept = [r for r in records if r["suite"] == name and r["kind"] == "row"]
     done = {dataset for dataset, own in _own(kept).items() if own["value"] is not None}
     others = [r for r in records if r["suite"] != name]
@@ -178,10 +179,11 @@ def data(
 def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
     """The short side that a run scores its own set at; None: it was of another set, or is none."""
     path = run / "config.json"
-    config = read_json(path, dict) if path.is_file() else {}
-    if "evaluate" not in config or config["data"]["name"] != dataset:
+    plain = read_json(path, dict) if path.is_file() else {}
+    if "evaluate" not in plain:  # beside a file of timm's hub it is the hub's
         return None
-    return int(config["evaluate"]["resize"])
+    config = parse(plain)
+    return config.evaluate.resize if config.data.name == dataset else None
 
 
 def _resize(row: Row, model: Model) -> int:

@@ -75,11 +75,16 @@ def unpatchify(patches: Array, patch: int) -> Array:
 
 def sincos_table(grid: int, width: int) -> np.ndarray:
     """Position table [1 + grid*grid, width] (B6): 0 for cls; the first half encodes the column."""
-    omega = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    quarter = width // 4
+    return position_table(grid, 10000.0 ** (-np.arange(quarter) / quarter))
+
+
+def position_table(grid: int, omega: np.ndarray) -> np.ndarray:
+    """Sines and cosines of columns, then of rows, at the frequencies ``omega``: as above."""
     row, column = np.divmod(np.arange(grid * grid), grid)
     angles = [np.outer(position, omega) for position in (column, row)]
     table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
-    return np.concatenate([np.zeros((1, width)), table]).astype(np.float32)
+    return np.pad(table, ((1, 0), (0, 0))).astype(np.float32)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

@@ -72,7 +72,7 @@ def write(
     judged = [(claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()]
     cells = grid.cells(scale)
     missing = [cell for cell in cells if runner.state(cell, folder) != runner.DONE]
-    sections = {"Claims": _claims(judged, study, out)}
+    sections = {"Claims": _claims(judged, out)}
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
     sections["Missing"] = _missing(missing, study)
@@ -272,7 +272,7 @@ def _signed(value: float, places: int) -> str:
 Judged = Sequence[tuple[Claim, Verdict, Verdict]]
 
 
-def _claims(judged: Judged, study: Study, out: pathlib.Path) -> Html:
+def _claims(judged: Judged, out: pathlib.Path) -> Html:
     rows, lines = [], []
     for claim, theirs, ours in judged:
         number, difference = _claimed(claim, ours)

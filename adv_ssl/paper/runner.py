@@ -42,7 +42,7 @@ def _done(cell: Cell, folder: pathlib.Path) -> bool:
             return set(cell.rows) <= {r["dataset"] for r in scored}
         attacks = read_json(folder / "config.json", dict)["evaluate"]["attacks"]
         return sum(r["stage"] == "finetune" for r in scored) == 1 + len(attacks)
-    except (OSError, UserError, KeyError, TypeError):
+    except (OSError, UserError, AttributeError, KeyError, TypeError):
         return False
 
 

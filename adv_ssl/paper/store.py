@@ -57,7 +57,7 @@ def collect(root: pathlib.Path) -> Store:
     for folder in _folders(root):
         try:
             records += _records(folder, root)
-        except (UserError, KeyError, TypeError, ValueError, OSError) as error:
+        except (UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             reason = str(error) if isinstance(error, UserError) else repr(error)
             passed_over.append(f"{folder.relative_to(root)}: {reason}")
     return Store(tuple(records), tuple(passed_over))

@@ -10,7 +10,7 @@ from jax import Array
 
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
-from adv_ssl.models.vit import ViT, apply, encode, init_encoder
+from adv_ssl.models.vit import ViT, encode, init_encoder
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
 
 
@@ -27,6 +27,12 @@ def smoothed(labels: Array, classes: int, smoothing: float) -> Array:
     return optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
 
 
+def classify(encoder: ViT, params: PyTree, images: Array, key: Array | None) -> Array:
+    """Logits [B, C] of images [B, H, W, 3]; ``key`` drives drop path, ``None`` turns it off."""
+    head = params["head"]
+    return encode(encoder, params["encoder"], images, key) @ head["kernel"] + head["bias"]
+
+
 def make(
     encoder: ViT, classes: int, head_std: float, prepare: Callable[[Batch, Array], Prepared]
 ) -> Task:
@@ -39,8 +45,7 @@ def make(
         return {"encoder": params, "head": head.init(named(key, "head"), features)["params"]}
 
     def loss(params: PyTree, x: Array, context: Array, key: Array | None) -> tuple[Array, Aux]:
-        features = encode(encoder, params["encoder"], x, key)
-        logits = apply(head, params["head"], features)
+        logits = classify(encoder, params, x, key)
         correct = logits.argmax(-1) == context.argmax(-1)
         aux = {"accuracy": correct.astype(jnp.float32), "logits": logits}
         return optax.softmax_cross_entropy(logits, context), aux

@@ -9,7 +9,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from adv_ssl.errors import UserError
-from adv_ssl.models.vit import MEAN, STD, Architecture, ViT, init_encoder, sincos_table
+from adv_ssl.models.vit import (
+    MEAN,
+    STD,
+    Architecture,
+    ViT,
+    init_encoder,
+    position_table,
+    sincos_table,
+)
 from adv_ssl.weights.layouts import Converted, Row
 
 Arrays = Mapping[str, np.ndarray]
@@ -137,12 +145,9 @@ def compute_positions(made: Converted, architecture: Architecture) -> None:
     """big_vision's fixed table, where its file has none: other frequencies than MAE's (B6)."""
     if POSITIONS in made.params:
         return
-    grid, quarter = architecture.grid, architecture.width // 4
+    quarter = architecture.width // 4
     omega = 10000.0 ** (-np.arange(quarter) / (quarter - 1))
-    row, column = np.divmod(np.arange(grid * grid), grid)
-    angles = [np.outer(position, omega) for position in (column, row)]
-    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
-    made.params[POSITIONS] = np.pad(table, ((1, 0), (0, 0)))[None].astype(np.float32)
+    made.params[POSITIONS] = position_table(architecture.grid, omega)[None]
     made.rows.append(Row("", POSITIONS, "computed", "big_vision's sincos2d table"))
 
 
