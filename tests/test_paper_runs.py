@@ -19,7 +19,7 @@ import tiny
 from conftest import ROOT
 from planted import config, plant
 
-from adv_ssl import recipes
+from adv_ssl import names, recipes
 from adv_ssl.config import parse
 from adv_ssl.errors import UserError
 from adv_ssl.estimate import program
@@ -160,6 +160,19 @@ def test_a_price_is_of_what_a_cell_trains() -> None:
     gflop += 192 * 250_200 * 512 * 105.15
     hours = gflop * 1e9 / (0.27 * 197e12) / 3600
     assert prices.hours(grid.cells("imagenet"), "imagenet") == pytest.approx(hours, rel=1e-3)
+
+
+def test_the_page_on_scale_has_the_prices() -> None:
+    table = (ROOT / "docs" / "scale.md").read_text()
+    _, speed = prices.SPEEDS["imagenet"]
+    for row in rows("training"):
+        if row["recipe"] == "imagenet":
+            stage = names.METHODS.get(row["stage"], "fine-tuning")
+            label = stage if stage == "fine-tuning" else f"{stage}, {row['threat']}"
+            gflops, steps, size = (float(row[k]) for k in list(row)[3:])
+            hours = gflops * 1e9 * steps * size / speed / 3600
+            line = f"| {label} | {gflops:.1f} | {steps:,.0f} | {size:,.0f} | {hours:,.0f} |"
+            assert line in table, line
 
 
 def test_an_unknown_scale_is_one_line() -> None:
