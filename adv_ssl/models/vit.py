@@ -20,6 +20,7 @@ from adv_ssl.models.attention import attention
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # A13
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+DEEPEST = 1000  # blocks: each is traced by itself, many more would take hours to compile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Architecture:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
                 raise UserError(f"{field.name}={getattr(self, field.name)}: must be 1 or more.")
+        if self.depth > DEEPEST:
+            raise UserError(f"depth={self.depth}: must be {DEEPEST} blocks or fewer.")
         for whole, part in (("image_size", "patch"), ("width", "heads")):
             a, b = getattr(self, whole), getattr(self, part)
             if a % b:

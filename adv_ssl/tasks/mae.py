@@ -11,6 +11,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.models.mae_decoder import Decoder
 from adv_ssl.models.vit import (
+    DEEPEST,
     MEAN,
     STD,
     ViT,
@@ -38,8 +39,8 @@ class Mae:
         for name in ("width", "heads", "mlp"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more.")
-        if self.depth < 0:
-            raise UserError(f"depth={self.depth}: must be 0 or more.")
+        if not 0 <= self.depth <= DEEPEST:
+            raise UserError(f"depth={self.depth}: must be from 0 to {DEEPEST} blocks.")
         if self.width % 4 or self.width % self.heads:
             raise UserError(
                 f"width={self.width}: must be a multiple of 4 and of heads={self.heads}."
