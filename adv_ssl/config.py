@@ -237,6 +237,7 @@ class Config:
     data: Data
     pretrain: Stage | None
     weights: str  # fine-tune the encoder of this stage folder instead of pre-training one here
+    init_from: str  # pre-train from the encoder of this stage folder; "": from random weights
     finetune: Stage
     evaluate: Evaluation
     log_every: int  # steps
@@ -260,6 +261,11 @@ class Config:
             raise UserError(
                 f"evaluate.resize={resize} is more than {LARGEST_RESIZE} times model.image_size="
                 f"{crop}: the crop would be a speck of the image."
+            )
+        if self.init_from and (self.weights or not self.pretrain):
+            raise UserError(
+                f"init_from={self.init_from!r}: there is no pre-training to start from it; "
+                "weights is what fine-tuning starts from."
             )
         for name in ("pretrain", "finetune"):
             self._check_task(name)

@@ -50,8 +50,8 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
             sets = {name: _source(config, options.split) for name, options in stages.items()}
             test_set = _source(config, config.evaluate.split)
             _check_data(stages, sets, test_set)
-            if config.weights:
-                _check_weights(config)
+            for key in ("weights", "init_from"):
+                _check_weights(config, key)
             if hosts.lead():
                 kept.enter_context(held(workdir))
                 _claim(workdir, config, plain, [*sets.values(), test_set])
@@ -74,7 +74,8 @@ def _train(
     workdir: pathlib.Path,
 ) -> None:
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
-    encoder = pathlib.Path(config.weights) if config.weights else None
+    start = config.weights or config.init_from
+    encoder = pathlib.Path(start) if start else None
     for i, (name, options) in enumerate(stages.items()):
         source = sets[name]
         later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
@@ -128,15 +129,18 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
             )  # fmt: skip
 
 
-def _check_weights(config: Config) -> None:
-    """UserError unless config.weights holds checkpoints of this architecture."""
-    folder = pathlib.Path(config.weights)
+def _check_weights(config: Config, key: str) -> None:
+    """UserError where the folder of that key has no checkpoint of this architecture."""
+    given = getattr(config, key)
+    if not given:
+        return
+    folder = pathlib.Path(given)
     if not checkpoint.begun(folder):
         meant = [path for path in (folder / "pretrain", folder.parent) if checkpoint.begun(path)]
         hint = f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run."
         if folder.is_file():
             hint = f"python -m adv_ssl.weights import {folder} --workdir=NEW makes one of a file."
-        raise UserError(f"config.weights={config.weights!r}: no checkpoint in it; {hint}")
+        raise UserError(f"config.{key}={given!r}: no checkpoint in it; {hint}")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.check(config.model)
 
@@ -153,7 +157,8 @@ def _claim(
         )
     if path.exists():
         theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path, dict), plain))
-        differing = [k for k in theirs | ours if theirs.get(k) != ours.get(k)]
+        later = {k for k in ours if k not in theirs and not ours[k]}  # keys that came since, unset
+        differing = [k for k in theirs | ours if theirs.get(k) != ours.get(k) and k not in later]
         if differing:
             key = differing[0]
             raise UserError(

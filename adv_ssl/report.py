@@ -39,6 +39,9 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     part = functools.partial(_part, workdir)
     pretrains = _pretrains(workdir / "config.json")
+    handoffs = [f"{stage}/handoff.json" for stage in ("pretrain", "finetune")]
+    if not (workdir / handoffs[0]).exists():  # it starts from random weights
+        del handoffs[0]
     sections = {
         "Scores": part(_scores, "results.json"),
         "Robustness": part(_robust_accuracy, "results.json"),
@@ -59,7 +62,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
             ),
         ),
         "Filters": part(_filters, "figures/filters.npz"),
-        "Hand-off": part(_handoff, "finetune/handoff.json"),
+        "Hand-off": join(*(part(_handoff, path) for path in handoffs)),
         "Recipe": part(_recipe, "config.json"),
         "Provenance": part(provenance.shown, "provenance.json"),
     }
@@ -271,7 +274,7 @@ def _handoff(path: pathlib.Path) -> Html:
     head = ("status", "parameter", "shape", "reason")
     summary = tag("summary", f"The {len(rows['carried'])} that are carried over")
     return join(
-        tag("p", f"Parameters from pre-training to fine-tuning: {counts}."),
+        tag("p", f"What the stage {path.parent.name} starts from: {counts}."),
         table(head, rows["fresh"] + rows["dropped"]),
         tag("details", summary, table(head, rows["carried"])),
     )

@@ -104,8 +104,8 @@ def started(raw: dict[str, Any]) -> Config:
     sets = {name: pipeline._source(config, options.split) for name, options in stages.items()}
     test_set = pipeline._source(config, config.evaluate.split)
     pipeline._check_data(stages, sets, test_set)
-    if config.weights:
-        pipeline._check_weights(config)
+    for key in ("weights", "init_from"):
+        pipeline._check_weights(config, key)
     for name, run in program.runs(config).items():
         next(stage.batches(name, config, run.stage, sets[name], 0, 1))
         shape = (config.model, config.dtype, config.remat, run.stage, run.classes)

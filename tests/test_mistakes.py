@@ -56,6 +56,14 @@ MISTAKES = {
     ),
     "negative steps": ({"pretrain__attack__steps": -1}, r"attack\.steps=-1"),
     "size and patch": ({"model__patch": 5}, r"model\.image_size=16 is not divisible by patch=5"),
+    "start of no pre-training": (
+        {"init_from": "a", "weights": "b"},
+        r"config\.init_from='a': there is no pre-training to start from it",
+    ),
+    "nothing to start from": (
+        {"init_from": "WEIGHTS"},
+        r"config\.init_from='WEIGHTS': no checkpoint in it",
+    ),
     "more blocks than can be compiled": ({"model__depth": 10**6}, r"model\.depth=1000000: must be"),
     "width and heads": ({"model__heads": 3}, r"model\.width=16 is not divisible by heads=3"),
     "batch larger than the set": (

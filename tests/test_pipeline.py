@@ -140,6 +140,36 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
         pipeline.run(tiny.config(**changes), tmp_path)
 
 
+@pytest.mark.parametrize("method", ["byol", "mae"])
+def test_pretraining_goes_on_from_an_encoder(method, finished, tmp_path):
+    given = finished / "pretrain"
+    none = {"pretrain__steps": 0, "finetune__steps": 0, "pretrain__learned_positions": True}
+    pipeline.run(tiny.config(method=method, init_from=str(given), **none), tmp_path)
+    wanted, found = (tiny.params(run)["encoder"] for run in (given, tmp_path / "pretrain"))
+    chex.assert_trees_all_equal(
+        {k: found[k] for k in wanted if k in found}, {k: wanted[k] for k in wanted if k in found}
+    )
+    assert set(found) - set(wanted) == ({"norm"} if method == "mae" else set())
+    fates = {
+        r["name"]: r["status"] for r in json.loads((tmp_path / "pretrain/handoff.json").read_text())
+    }
+    assert fates["encoder/pos_embed"] == "carried"
+
+
+def test_a_key_that_came_since_is_no_other_configuration(tmp_path):
+    some = tiny.config(pretrain__steps=0, finetune__steps=0)
+    pipeline.run(some, tmp_path)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["init_from"]
+    path.write_text(json.dumps(old))
+    pipeline.run(some, tmp_path)
+    path.write_text(json.dumps(old))
+    some.init_from = str(tmp_path / "pretrain")
+    with pytest.raises(UserError, match=r"config\.init_from is None there, '.*pretrain' here"):
+        pipeline.run(some, tmp_path)
+
+
 def test_weights_that_are_not_there(finished, tmp_path):
     for weights, said in (
         (

@@ -1,5 +1,6 @@
 """The twelve configurations against the method's specification, and all of them as shapes."""
 
+import dataclasses
 import functools
 import importlib
 
@@ -14,7 +15,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.evaluation import robust
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
-BEYOND = ["simclr_l2"]  # of no method of the paper
+BEYOND = ["continue_mae_l2", "simclr_l2"]  # of no method of the paper
 TWELVE = [name for name in CONFIGS if not name.startswith("transfer") and name not in BEYOND]
 RADII = {  # Table 1's caption
     "supervised": (6 / 255, 4.0),
@@ -70,6 +71,17 @@ def test_simclr_is_byol_but_for_its_task():
     assert (small.task.temperature, small.task.hidden, small.attack.epsilon) == (0.5, 256, 0.125)
     with pytest.raises(UserError, match=r"scale 'digit'.*choose from imagenet, cifar10, digits"):
         load("simclr_l2", "digit")
+
+
+def test_the_continuation_is_adversarial_mae_but_short():
+    made, mae = load("continue_mae_l2", "imagenet"), load("mae_l2", "imagenet")
+    changed = {k for k, v in vars(made.pretrain).items() if v != vars(mae.pretrain)[k]}
+    assert changed == {"batch_size", "epochs", "learned_positions"}
+    assert made.init_from == "WEIGHTS"
+    assert dataclasses.replace(made, pretrain=mae.pretrain, init_from="") == mae
+    for scale in ("cifar10", "digits"):
+        small = load("continue_mae_l2", scale).pretrain
+        assert small.attack == load("mae_l2", scale).pretrain.attack
 
 
 # method: images, epochs, peak rate, decay, b1 or momentum, b2, share of warm-up, drop path
@@ -288,7 +300,7 @@ def test_a_step_of_both_stages_has_the_right_shapes(name, scale):
     """
     raw = importlib.import_module(f"configs.{name}").get_config(scale)
     raw.model.depth = 2
-    if name.startswith("mae"):
+    if "mae" in name:
         raw.pretrain.task.depth = 1
     config = parse(raw.to_dict())
     key, step = jax.random.key(0), train.train_step.__wrapped__

@@ -38,13 +38,16 @@ def recipe(method: str, threat: str, argument: str) -> ml_collections.ConfigDict
     return assembled(scale, pretrain, own)
 
 
-def assembled(scale: str, pretrain: Tree, own: Mapping[str, Tree]) -> ml_collections.ConfigDict:
+def assembled(
+    scale: str, pretrain: Tree, own: Mapping[str, Tree], init_from: str = ""
+) -> ml_collections.ConfigDict:
     """Any pre-training, with the fine-tuning and the evaluation that all share.
 
     Args:
       scale: ``imagenet``, the paper's, or a key of ``own``.
       pretrain: at the paper's scale: all the keys of a stage.
       own: by smaller scale (``SCALES``), what changes beside that which it changes of all methods.
+      init_from: what pre-training starts from; where the user has to name it, a word for it.
     """
     _choose("scale", scale, ("imagenet", *own))
     run, finetune = paper.run(), paper.finetune()
@@ -53,7 +56,8 @@ def assembled(scale: str, pretrain: Tree, own: Mapping[str, Tree]) -> ml_collect
         run = merged(run, made.run())
         pretrain = merged(merged(pretrain, made.pretrain()), own[scale])
         finetune = merged(finetune, made.finetune())
-    return config_dict(run | {"pretrain": pretrain, "finetune": finetune})
+    stages = {"init_from": OURS(init_from), "pretrain": pretrain, "finetune": finetune}
+    return config_dict(run | stages)
 
 
 def transfer(optimizer: str, argument: str) -> ml_collections.ConfigDict:

@@ -32,6 +32,7 @@ def run() -> Tree:
         "remat": OURS(False),
         "data": {"name": PAPER("imagenet2012:5.*", "C"), "dir": OURS("")},
         "weights": OURS(""),
+        "init_from": OURS(""),
         "evaluate": {
             "split": PAPER("validation", "F"),
             "resize": REF(256, "F"),
