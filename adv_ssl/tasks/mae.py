@@ -50,9 +50,10 @@ class Mae:
         """How many of an image's patches are seen. UserError: none of them, or all (B15)."""
         seen = int(patches * (1 - self.mask_ratio))
         if not 0 < seen < patches:
+            fitting = f"one that leaves 1 to {patches - 1}; 0.75 is usual."
             raise UserError(
                 f"mask_ratio={self.mask_ratio} of {patches} patches leaves {seen} visible: choose "
-                f"one that leaves 1 to {patches - 1}; 0.75 is usual."
+                + (fitting if patches > 1 else "a smaller model.patch.")
             )
         return seen
 
