@@ -259,3 +259,23 @@ def test_mistakes_are_one_line(change, message):
     with pytest.raises(UserError, match=message) as error:
         next(autoattack(**(arguments | change)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "sizes"),
+    [
+        (0, 100, []),
+        (1, 100, [25]),
+        (50, 100, [50]),
+        (51, 100, [75]),
+        (100, 100, [100]),
+        (131, 100, [75, 75]),
+        (201, 100, [75, 75, 75]),
+        (5, 3, [3, 3]),
+        (7, 1, [1] * 7),
+    ],
+)
+def test_batches_are_few_and_little_is_filled_up(rows, size, sizes):
+    batches = list(module._batches(np.arange(10, 10 + rows), size))
+    assert [len(batch) for batch in batches] == sizes
+    assert list(dict.fromkeys(np.concatenate([[], *batches]))) == list(range(10, 10 + rows))

@@ -8,6 +8,7 @@ A ``Verdict`` is all that is known so far; given back as ``verdict`` it is where
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -81,8 +82,9 @@ def autoattack(
 ) -> Iterator[Verdict]:
     """Yields the verdict without an attack, then after each one.
 
-    Every batch has ``batch_size`` images, split over this host's devices, so there is one program
-    for each attack, whatever their number, the radius and the parameters.
+    Batches are split over this host's devices. They have one to four quarters of ``batch_size``
+    images, as many as still stand ask for, so there are at most four programs for each attack,
+    whatever the radius and the parameters.
 
     Args:
       classify: (params, x float32 [B, H, W, C] in [0, 1]) -> logits [B, classes]. It should be the
@@ -94,7 +96,7 @@ def autoattack(
       norm: "linf" or "l2".
       epsilon: radius, in the unit of ``images``.
       seed: of all chance.
-      batch_size: images attacked at once; rounded up to a multiple of the devices.
+      batch_size: images attacked at once, at most; rounded up to a multiple of the devices.
       attacks: one after the other.
       budget: the effort.
       verdict: where to go on; its attacks are not made again.
@@ -172,11 +174,19 @@ def _ranks(attack: str, budget: Budget, classes: int) -> int:
 
 
 def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The rows, ``size`` at a time; the last of them is repeated to fill the last batch."""
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
+    """The rows in as few batches as ``size`` allows, all of as few quarters of it as hold them.
+
+    The last row is repeated to fill the last batch.
+    """
+    if not len(rows):
+        return
+    quarter = sharding.rounded_up(math.ceil(size / 4))
+    share = math.ceil(len(rows) / math.ceil(len(rows) / size))
+    each = min(size, quarter * math.ceil(share / quarter))
+    for start in range(0, len(rows), each):
+        batch = rows[start : start + each]
         # A repeated image has the same result as the first, and does not hold its batch up.
-        yield np.pad(batch, (0, size - len(batch)), mode="edge")
+        yield np.pad(batch, (0, each - len(batch)), mode="edge")
 
 
 def _check(
