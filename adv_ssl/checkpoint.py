@@ -6,6 +6,7 @@ half-written one is never picked up. What a disk does to it later shows in the s
 
 import dataclasses
 import logging
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,10 +19,11 @@ from jax import Array, lax
 
 from adv_ssl import hosts, sharding
 from adv_ssl.errors import UserError
-from adv_ssl.models.vit import Architecture
+from adv_ssl.models.vit import Architecture, sincos_table
 from adv_ssl.optim import name_of
 
 PyTree = Any
+POSITIONS = "encoder/pos_embed"
 _log = logging.getLogger("adv_ssl")
 
 
@@ -130,8 +132,17 @@ class Checkpoints:
         return {**state._asdict(), self._result: None}
 
     def params(self) -> PyTree:
-        """The newest parameters, whatever the task was, on all devices."""
-        return self._read(lambda step: {"params": self._everywhere(step)})["params"]
+        """The newest parameters, whatever the task was, on all devices.
+
+        UserError: damaged, or not finite.
+        """
+        params = self._read(lambda step: {"params": self._everywhere(step)})["params"]
+        if not _finite(params):
+            raise UserError(
+                f"{self.folder / str(self.latest())} holds weights that are not finite: take "
+                "another checkpoint."
+            )
+        return params
 
     def _everywhere(self, step: int) -> ocp.args.CheckpointArgs:
         """To read parameters by, whatever devices they were saved from."""
@@ -177,6 +188,11 @@ class Checkpoints:
             ) from error
 
 
+@jax.jit
+def _finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in jax.tree.leaves(tree)]))
+
+
 def sums(tree: PyTree) -> list[int]:
     """A check sum of each array: it hangs on every bit and its place, not on the devices."""
     return [int(s) for s in jax.device_get(_sums(jax.tree.leaves(tree)))]
@@ -208,6 +224,12 @@ def begun(stage: pathlib.Path) -> bool:
     return newest(stage) is not None
 
 
+def _is_table(positions: Array) -> bool:
+    """Whether [1, 1 + N, D] is the fixed sin-cos table."""
+    _, places, width = positions.shape
+    return np.allclose(positions[0], sincos_table(math.isqrt(places - 1), width), atol=1e-6)
+
+
 class HandedOver(NamedTuple):
     """What became of one parameter at a hand-off."""
 
@@ -235,7 +257,7 @@ def hand_over(old: PyTree, new: PyTree) -> tuple[PyTree, list[HandedOver]]:
             report.append(HandedOver(name, fresh.shape, "fresh", "belongs to the new task"))
             return fresh
         if name not in olds:
-            constant = name == "encoder/pos_embed"  # and this is what it starts from (B6, B7)
+            constant = name == POSITIONS  # and this is what it starts from (B6, B7)
             reason = "the same constant there" if constant else "not in the checkpoint"
             report.append(HandedOver(name, fresh.shape, "fresh", reason))
             return fresh
@@ -247,6 +269,12 @@ def hand_over(old: PyTree, new: PyTree) -> tuple[PyTree, list[HandedOver]]:
         report.append(HandedOver(name, fresh.shape, "carried", ""))
         return np.asarray(olds[name])
 
+    news = {name_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(new)}
+    if POSITIONS in olds.keys() - news and not _is_table(olds[POSITIONS]):
+        raise UserError(
+            "the checkpoint has trained positions, and learned_positions=False here would replace "
+            "them by the sin-cos table: set it to True."
+        )
     merged = jax.tree_util.tree_map_with_path(carry, new)
     carried = {row.name for row in report if row.status == "carried"}
     report += [

@@ -19,6 +19,9 @@ from absl import app, flags
 from adv_ssl import hosts, runtime, train
 from adv_ssl.errors import UserError
 
+# What is wrong with a path that a user named, or with what lies there
+_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+          errno.ELOOP, errno.ENAMETOOLONG}  # fmt: skip
 log = logging.getLogger("adv_ssl")
 
 
@@ -72,8 +75,8 @@ def _answered() -> Iterator[None]:
     except Exception as error:
         if hosts.lost(error):
             _end(hosts.LOST, code=75)
-        if shortage := _shortage(error):
-            _end(shortage, code=2)
+        if reason := _refused(error):
+            _end(reason, code=2)
         if hosts.together():
             traceback.print_exc()
             os._exit(1)
@@ -87,8 +90,8 @@ def _end(message: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _shortage(error: Exception) -> str:
-    """What ran out, if that is the error."""
+def _refused(error: Exception) -> str:
+    """What the machine has not or does not let us do, if that is the error."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory ({str(error)[:100]}): lower the batch sizes (config.STAGE.batch_size, "
@@ -97,6 +100,8 @@ def _shortage(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         of = f" of {error.filename}" if error.filename else ""
         return f"no space left on the disk{of}: make room and start again."
+    if isinstance(error, OSError) and error.errno in _PATHS and error.filename:
+        return f"{error.filename}: {error.strerror}: name another place, or change what is there."
     return ""
 
 

@@ -18,7 +18,8 @@ from adv_ssl import attacks, tasks
 from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError
 from adv_ssl.models.vit import Architecture, ViT
-from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule
+from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule, peak_rate
+from adv_ssl.tasks.byol import Byol
 from adv_ssl.tasks.supervised import Supervised
 
 DTYPES = ("float32", "bfloat16")
@@ -94,7 +95,13 @@ class AttackConfig:
 
     @property
     def doubt(self) -> str | None:
-        """Why the size of the steps may be a mistake; None: it may not."""
+        """Why the radius or the size of the steps may be a mistake; None: they may not."""
+        in_255ths = self.epsilon * 255
+        if self.norm == "l2" and in_255ths < 16.5 and abs(in_255ths - round(in_255ths)) < 1e-3:
+            return (
+                f"epsilon={self.epsilon:.4g} in L2 is {round(in_255ths)}/255 over the whole image, "
+                "as L-inf radii are written"
+            )
         if self.step_size > 1:
             return f"step_size={self.step_size:g}: a step is longer than epsilon, the radius"
         if 0 < self.steps * self.step_size < 1:
@@ -171,6 +178,14 @@ class Stage:
         if self.attack:
             with _under("attack"):
                 self.attack.check_step()
+        peak = peak_rate(self.optimizer, self.batch_size)
+        if self.schedule.min_lr > peak:
+            raise UserError(
+                f"schedule.min_lr={self.schedule.min_lr}: must not be above the peak learning "
+                f"rate, {peak:.3g}."
+            )
+        if isinstance(self.task, Byol) and self.ema is None:
+            raise UserError("ema=None: BYOL predicts what its moving average says, it needs one.")
         if self.accumulation < 1:
             raise UserError(f"accumulation={self.accumulation}: must be 1 part or more.")
         if self.batch_size % self.unit(devices=1):
@@ -180,6 +195,11 @@ class Stage:
             }
             said = ", times ".join(name for name, count in factors.items() if count > 1)
             raise UserError(f"batch_size={self.batch_size}: must be a multiple of {said}.")
+        if self.task.views > 1 and self.batch_size == self.accumulation:
+            raise UserError(
+                f"batch_size={self.batch_size}, accumulation={self.accumulation}: each part needs "
+                "2 images or more, because its batch norm and its loss compare them."
+            )
 
     def unit(self, devices: int) -> int:
         """Images that a batch must be a multiple of, on so many devices."""
@@ -210,8 +230,11 @@ class Evaluation:
             raise UserError(f"resize={self.resize}: must be 0 (stretched, no crop) or more.")
         if self.attacked < 1:
             raise UserError(f"attacked={self.attacked}: must be 1 image or more.")
-        if self.reach <= 0:
-            raise UserError(f"reach={self.reach}: must be above 0 (2.5 is usual).")
+        if not 1 <= self.reach <= 100:
+            raise UserError(
+                f"reach={self.reach}: steps times their size, in radii: must be from 1 to 100 "
+                "(2.5 is usual)."
+            )
         self.make_attacks()
 
     def make_attacks(self) -> list[AttackConfig]:
@@ -266,6 +289,12 @@ class Config:
             raise UserError(
                 f"init_from={self.init_from!r}: there is no pre-training to start from it; "
                 "weights is what fine-tuning starts from."
+            )
+        trained = self.pretrain and not self.weights and self.pretrain.learned_positions
+        if trained and not self.finetune.learned_positions:
+            raise UserError(
+                "finetune.learned_positions=False: pre-training trains positions, which would be "
+                "lost; set it to True."
             )
         for name in ("pretrain", "finetune"):
             self._check_task(name)

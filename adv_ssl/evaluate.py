@@ -9,7 +9,7 @@ them. The same command again scores what is still missing. Exit codes: 0 done; 2
 nothing could be scored, told in one line; 75 stopped, what was scored is kept.
 """
 
-import fractions
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -102,9 +102,12 @@ def _curve() -> robust.Curve:
 def _radius(text: str, norm: str) -> float:
     """0.5 or 4/255. UserError: no number, or one that is meant for the other norm."""
     try:
-        radius = float(fractions.Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.") from None
+        over, _, under = text.partition("/")
+        radius = float(over) / float(under or 1)
+    except (ValueError, ZeroDivisionError):
+        radius = math.nan
+    if not math.isfinite(radius):
+        raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.")
     if norm == "l2" and text.endswith("/255") and 0 < radius <= _LARGEST_LINF:
         raise UserError(
             f"--radii={text} in L2, over the whole image, is next to nothing: of each pixel it is "

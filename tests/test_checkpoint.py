@@ -17,6 +17,7 @@ from conftest import TINY
 from adv_ssl import checkpoint, sharding
 from adv_ssl.checkpoint import Checkpoints, State, hand_over
 from adv_ssl.errors import UserError
+from adv_ssl.models.vit import sincos_table
 
 
 def state(step, value=1.0):
@@ -86,6 +87,24 @@ def test_every_parameter_is_accounted_for():
 def test_another_shape_is_refused_with_both():
     with pytest.raises(UserError, match=r"encoder/a is \(3,\) there and \(2,\) here"):
         hand_over({"encoder": {"a": np.ones(3)}}, {"encoder": {"a": jnp.zeros(2)}})
+
+
+def test_weights_that_are_not_finite_are_no_ones(tmp_path):
+    with Checkpoints(tmp_path, TINY) as checkpoints:
+        spoilt = state(1)
+        spoilt.params["encoder"]["w"] = jnp.array([1.0, jnp.nan])
+        checkpoints.save(spoilt, wait=True)
+        with pytest.raises(UserError, match=f"{tmp_path}/1 holds weights that are not finite"):
+            checkpoints.params()
+
+
+def test_trained_positions_are_not_dropped_in_silence():
+    table = sincos_table(2, 8)[None]
+    new = {"encoder": {"a": jnp.zeros(2)}}
+    _, rows = hand_over({"encoder": {"a": np.ones(2), "pos_embed": table}}, new)
+    assert [row.name for row in rows if row.status == "dropped"] == ["encoder/pos_embed"]
+    with pytest.raises(UserError, match="the checkpoint has trained positions"):
+        hand_over({"encoder": {"a": np.ones(2), "pos_embed": table + 0.1}}, new)
 
 
 def test_another_architecture_is_refused_with_the_keys(tmp_path):

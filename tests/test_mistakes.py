@@ -64,6 +64,19 @@ MISTAKES = {
         {"init_from": "WEIGHTS"},
         r"config\.init_from='WEIGHTS': no checkpoint in it",
     ),
+    "one image in each part": (
+        {"pretrain__batch_size": 16, "pretrain__accumulation": 16},
+        r"pretrain\.batch_size=16, accumulation=16: each part needs 2 images",
+    ),
+    "an attack that does not move": ({"evaluate__reach": 0.001}, r"evaluate\.reach=0\.001: steps"),
+    "an end above the peak": (
+        {"finetune__schedule__min_lr": 10.0},
+        r"finetune\.schedule\.min_lr=10\.0: must not be above the peak learning rate, 0\.",
+    ),
+    "trained positions that would be lost": (
+        {"finetune__learned_positions": False},
+        r"finetune\.learned_positions=False: pre-training trains positions",
+    ),
     "more blocks than can be compiled": ({"model__depth": 10**6}, r"model\.depth=1000000: must be"),
     "width and heads": ({"model__heads": 3}, r"model\.width=16 is not divisible by heads=3"),
     "batch larger than the set": (
@@ -125,6 +138,11 @@ MISTAKES = {
 }
 # The same of other methods: (method, changes, what is said).
 OTHERS = {
+    "no average to predict": (
+        "byol",
+        {"pretrain__ema": None},
+        r"pretrain\.ema=None: BYOL predicts",
+    ),
     "mask of all": (
         "mae",
         {"pretrain__task__mask_ratio": 0.99},
@@ -306,6 +324,13 @@ def test_steps_that_are_too_short_or_too_long_are_doubted(steps, size, said):
     assert said in attack.doubt if said else attack.doubt is None
 
 
+@pytest.mark.parametrize(("radius", "doubted"), [(8 / 255, True), (0.03, False), (0.5, False)])
+def test_an_l2_radius_that_is_written_as_one_in_linf_is_doubted(radius, doubted):
+    attack = parse(tiny.config(pretrain__attack__epsilon=radius).to_dict()).pretrain.attack
+    said = f"{round(radius * 255)}/255 over the whole image"
+    assert said in attack.doubt if doubted else attack.doubt is None
+
+
 def test_a_mistake_ends_the_program_with_2(tmp_path):
     line = [sys.executable, "-m", "adv_ssl.main", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -316,6 +341,10 @@ def test_a_mistake_ends_the_program_with_2(tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
+        (
+            "PermissionError(errno.EACCES, 'Permission denied', '/closed/vit.npz')",
+            "/closed/vit.npz: Permission denied: name another place, or change what is there.",
+        ),
         (
             "OSError(errno.ENOSPC, 'No space left on device')",
             "no space left on the disk: make room and start again.",
@@ -328,7 +357,7 @@ def test_a_mistake_ends_the_program_with_2(tmp_path):
         ),
     ],
 )
-def test_a_full_disk_or_memory_is_one_line(error, said):
+def test_what_the_machine_refuses_is_one_line(error, said):
     line = (
         "import errno, jax, sys; from adv_ssl import command, main, pipeline\n"
         f"def full(*_): raise {error}\n"

@@ -203,7 +203,7 @@ def test_a_doubt_of_the_ladder_is_with_the_score_it_was_seen_at(
 
 
 def test_a_radius_in_another_unit_is_refused(model, source, plain, tmp_path):
-    said = r"--radii: 128 in l2 holds every image of 4 x 4 pixels: .* did you mean 128/255\?"
+    said = r"--radii: 128 in l2 makes any image of 4 x 4 pixels plain grey: .* mean 128/255\?"
     with pytest.raises(UserError, match=said):
         robust.run(model, source, 0, curve(radii=(1.0, 128.0)), tmp_path)
 

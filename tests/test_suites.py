@@ -473,10 +473,39 @@ def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
     save(tmp_path / "finetune", 10)
     model = predict.load(tmp_path / "finetune")
     assert runner.data(model, "digits", None, "", tmp_path)[1] == 0
-    for name, resize in (("digits", 12), ("folder:/images", 0)):
-        config = {"data": {"name": name}, "evaluate": {"resize": 12}}
+    write_json(tmp_path / "config.json", {"architecture": "vit_base"})  # of timm's hub
+    assert runner.data(model, "digits", None, "", tmp_path)[1] == 0
+    for name, resize in (("digits", 20), ("folder:/images", 0)):
+        config = tiny.config(data__name=name, evaluate__resize=20).to_dict()
         write_json(tmp_path / "config.json", config)
         assert runner.data(model, "digits", None, "", tmp_path)[1] == resize
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "found"),
+    [
+        (None, None, ("imagenet2012:5.*", "validation", True)),
+        (None, "validation[:9]", ("imagenet2012:5.*", "validation[:9]", True)),
+        ("imagenet2012", None, ("imagenet2012", "validation", True)),
+        ("imagenet_v2/topimages:3.0.0", None, ("imagenet_v2/topimages:3.0.0", "test", True)),
+        ("imagenet_sketch", "test[:5]", ("imagenet_sketch", "test[:5]", True)),
+        ("imagenet2012_corrupted/fog_1:3.1.0", None,
+         ("imagenet2012_corrupted/fog_1:3.1.0", "validation", False)),
+        ("folder:/images", None, ("folder:/images", "test", False)),
+    ],
+)  # fmt: skip
+def test_a_set_is_attacked_as_its_suite_scores_it(name, split, found):
+    model = predict.Model(TINY, {"head": {"kernel": np.zeros((4, 1000))}}, ())
+    row = runner._row(model, name, split)
+    assert (row.dataset, row.split, row.crop) == found
+    for other in (
+        "imagenet_a",
+        "imagenet_r:0.2.0",
+        "imagenet2012_real",
+        "geirhos_conflict_stimuli",
+    ):
+        with pytest.raises(UserError, match=f"--data={other}: images are attacked that have one"):
+            runner._row(model, other, None)
 
 
 def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
@@ -499,6 +528,8 @@ def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
         (["--weights=.", "--suite=cifar10", "--workdir=w", "--seed=-1"], "--seed=-1: must be from"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--corrupted=w"], "of --suite=cifar10"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e400"], "'1e400' is no number"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e99999999"], "is no number"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1/0"], "'1/0' is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),
         (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),

@@ -162,12 +162,13 @@ def _stretched(source: Source, size: int) -> list[str]:
 
 def _check_radii(curve: Curve, size: int) -> None:
     """UserError: a radius in another unit."""
-    holds_all = doubts.whole(curve.norm, (size, size, 3))
+    farthest = doubts.whole(curve.norm, (size, size, 3))
+    limit = farthest / 2 if curve.norm == "l2" else farthest  # from the middle to a corner
     for radius in curve.radii:
-        if radius >= holds_all:
+        if radius >= limit:
             raise UserError(
-                f"--radii: {radius:g} in {curve.norm} holds every image of {size} x {size} pixels: "
-                f"pixels are in [0, 1]; did you mean {radius:g}/255?"
+                f"--radii: {radius:g} in {curve.norm} makes any image of {size} x {size} pixels "
+                f"plain grey: pixels are in [0, 1]; did you mean {radius:g}/255?"
             )
 
 

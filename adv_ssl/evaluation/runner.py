@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,15 @@ def data(
     Without a name it is the one of ImageNet and CIFAR-10 that has the model's number of classes.
     On the set of the run that the model is of, ``run``, images are as that run scores them.
     """
+    row = _row(model, name, split)
+    source, own = _open(row, model, Options(data_dir, 1, 0)), _own_resize(run, row.dataset)
+    if own is None and row.images == 0 and source.class_names == wnids():
+        row = row._replace(crop=True)  # a folder of ImageNet's: as the set itself
+    return source, _resize(row, model) if own is None else own
+
+
+def _row(model: Model, name: str | None, split: str | None) -> Row:
+    """The suites' row of the set of that name, of any version and split, or a new one."""
     known = {1000: IMAGENET[0], 10: CIFAR10[0]}
     if name is None and model.classes not in known:
         raise UserError(
@@ -170,10 +180,21 @@ def data(
     if name is None:
         row = known[model.classes]
     else:
-        crop = name.startswith("imagenet2012")
-        row = Row(name, name, split or "test", 0, crop, top1, "imagenet" if crop else name)
-    source, own = _open(row, model, Options(data_dir, 1, 0)), _own_resize(run, row.dataset)
-    return source, _resize(row, model) if own is None else own
+        rows = (row for suite in SUITES.values() for row in suite if not row.corruption)
+        same = [row for row in rows if _builder(row.dataset) == _builder(name)]
+        row = same[0] if same else Row(name, name, "test", 0, False, top1, name)
+        row = row._replace(name=name, dataset=name)
+    if row.rule is not top1:
+        raise UserError(
+            f"--data={name}: images are attacked that have one right class among all, and those "
+            "of this set are scored by a rule of its own: choose another set."
+        )
+    return row._replace(split=split or row.split)
+
+
+def _builder(dataset: str) -> str:
+    """A set's name without its configuration and version."""
+    return re.split("[:/]", dataset)[0]
 
 
 def _own_resize(run: pathlib.Path, dataset: str) -> int | None:

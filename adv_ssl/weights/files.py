@@ -35,6 +35,8 @@ def read(path: pathlib.Path) -> Raw:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name one file of weights, {_ACCEPTED}.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file: name {_ACCEPTED}.")
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from adv_ssl.checkpoint import POSITIONS
 from adv_ssl.errors import UserError
 from adv_ssl.models.vit import (
     MEAN,
@@ -21,7 +22,6 @@ from adv_ssl.models.vit import (
 from adv_ssl.weights.layouts import Converted, Row
 
 Arrays = Mapping[str, np.ndarray]
-POSITIONS = "encoder/pos_embed"
 HEAD_WIDTH = 64
 _TELLING = ("patch_embed", "block_0/mlp/fc1")  # whose kernels tell the sizes
 _FINALS = ("fc_norm", "norm")  # of pooled features, of tokens: an encoder has one of them

@@ -204,7 +204,8 @@ def _translate(
         value, how = reshape(name, target, array)
         if value.dtype != np.float32:
             how = ", ".join(filter(None, (how, f"{value.dtype} -> float32")))
-        made.params[target] = value.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused by its name
+            made.params[target] = value.astype(np.float32, copy=False)
         made.rows.append(Row(name, target, "re-shaped" if how else "used", how))
     return made
 

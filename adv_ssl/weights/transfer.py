@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import adv_ssl
-from adv_ssl.checkpoint import Checkpoints, State
+from adv_ssl.checkpoint import POSITIONS, Checkpoints, State
 from adv_ssl.errors import UserError
 from adv_ssl.files import held, read_json, sha256, write_json
 from adv_ssl.models.vit import MEAN, STD, Architecture, sincos_table
@@ -161,7 +161,7 @@ def _rgb(name: str, value: Any) -> np.ndarray:
         valid = array.shape == (3,) and array.min() >= 0 and array.max() <= 1
     except (TypeError, ValueError):
         valid = False
-    if not valid or ("std" in name and array.min() == 0):
+    if not valid or ("std" in name and array.min() < 1e-3):
         raise UserError(
             f"{name}={value!r}: expected one number for red, green and blue, in units of pixels "
             "in [0, 1] (0.485,0.456,0.406; not 123.7,116.3,103.5)."
@@ -198,7 +198,7 @@ def export_weights(folder: pathlib.Path, path: pathlib.Path) -> list[Row]:
     manifest = _manifest(source, architecture, params)
     if path.suffix == ".safetensors":
         table = sincos_table(architecture.grid, architecture.width)[None]  # if it is none to learn
-        arrays, rows = layouts.to_timm({fit.POSITIONS: table} | params, architecture.patch)
+        arrays, rows = layouts.to_timm({POSITIONS: table} | params, architecture.patch)
     else:
         arrays, rows = params, [Row(name, name, "used") for name in params]
     files.write(path, arrays, manifest)
