@@ -36,7 +36,7 @@ _CORRUPTED = flags.DEFINE_string(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of corruptions made on the fly, and of attacks.")
 _DATA = flags.DEFINE_string("data", None, "robust: the set; default: ImageNet or CIFAR-10.")
-_SPLIT = flags.DEFINE_string("split", None, "robust: of --data.")
+_SPLIT = flags.DEFINE_string("split", None, "robust: default: its suite's, or test.")
 _ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEARCHES)}.")
 _NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
 _RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
