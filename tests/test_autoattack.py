@@ -141,14 +141,16 @@ def test_index_of_an_image_decides_its_points(whole):
     assert np.any(verdict.x_adv[0] != verdict.x_adv[1])
 
 
-def test_number_of_images_radius_and_parameters_compile_nothing(whole):
+def test_radius_and_parameters_compile_nothing(whole):
+    """Of two images a batch is one quarter, whichever fall."""
     norm, _ = whole
+    assert verdicts(norm, slice(0, 2), epsilon=1e-6)[-1].robust.all()
     compiled = module._run._cache_size()
-    verdicts(norm, slice(0, 3), epsilon=2 * RADIUS[norm], seed=5)
+    verdicts(norm, slice(1, 3), epsilon=2 * RADIUS[norm], seed=5)
     params, x, labels = setting()
     doubled = {name: 2 * value for name, value in params.items()}
     options = {"norm": norm, "epsilon": RADIUS[norm], "batch_size": BATCH, "budget": BUDGET}
-    list(autoattack(classify, doubled, x, labels, np.arange(COUNT), **options))
+    list(autoattack(classify, doubled, x[:2], labels[:2], np.arange(2), **options))
     assert module._run._cache_size() == compiled
 
 
@@ -192,13 +194,13 @@ def test_each_attack_and_target_has_the_standing_images_alone(monkeypatch):
     final = verdicts("l2", slice(0, 7))[-1]
     expected = [
         (CLEAN, 0, [0, 1, 2, 3, 4, 5, 6, 6]),
-        ("apgd-ce", 0, [1, 2, 3, 4, 5, 6, 6, 6]),
-        ("apgd-t", 0, [2, 3, 4, 5, 6, 6, 6, 6]),
-        ("apgd-t", 1, [3, 4, 5, 6, 6, 6, 6, 6]),
-        ("apgd-t", 2, [3, 4, 5, 6, 6, 6, 6, 6]),
-        ("apgd-t", 3, [4, 5, 6, 6, 6, 6, 6, 6]),
-        *(("fab-t", rank, [4, 5, 6, 6, 6, 6, 6, 6]) for rank in range(4)),  # 5 classes: 4 wrong
-        ("square", 0, [5, 6, 6, 6, 6, 6, 6, 6]),
+        ("apgd-ce", 0, [1, 2, 3, 4, 5, 6]),
+        ("apgd-t", 0, [2, 3, 4, 5, 6, 6]),
+        ("apgd-t", 1, [3, 4, 5, 6]),
+        ("apgd-t", 2, [3, 4, 5, 6]),
+        ("apgd-t", 3, [4, 5, 6, 6]),
+        *(("fab-t", rank, [4, 5, 6, 6]) for rank in range(4)),  # 5 classes: 4 wrong
+        ("square", 0, [5, 6]),
     ]
     assert calls == expected
     assert final.broken_by.tolist() == [CLEAN, "apgd-ce", "apgd-t", "apgd-t", "fab-t", "", ""]

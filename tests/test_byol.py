@@ -148,7 +148,7 @@ def test_the_average_starts_from_other_weights_or_from_a_copy(own_seed):
 @pytest.mark.parametrize("used", [True, False])
 def test_what_is_scored_is_the_average_only_where_it_is_used(used):
     """C EMA, B22: supervised and RotNet pre-training use it, BYOL does not."""
-    made = parse(tiny.config().to_dict()).pretrain
+    made = parse(tiny.config(method="supervised").to_dict()).pretrain
     made = dataclasses.replace(made, ema=dataclasses.replace(made.ema, used=used))
     state = train.State(0, {"w": 1.0}, {"w": 2.0}, (), 0)
     assert stage.result(made, state) == {"w": 2.0 if used else 1.0}

@@ -82,9 +82,8 @@ def autoattack(
 ) -> Iterator[Verdict]:
     """Yields the verdict without an attack, then after each one.
 
-    Batches are split over this host's devices. They have one to four quarters of ``batch_size``
-    images, as many as still stand ask for, so there are at most four programs for each attack,
-    whatever the radius and the parameters.
+    Batches, split over this host's devices, have one to four quarters of ``batch_size`` images: at
+    most four programs for each attack, whatever the radius and the parameters.
 
     Args:
       classify: (params, x float32 [B, H, W, C] in [0, 1]) -> logits [B, classes]. It should be the
