@@ -435,3 +435,10 @@ def test_what_lacks_says_how_to_get_it(tmp_path: pathlib.Path) -> None:
     assert command.split("=")[1].strip("'") in html.unescape(text)
     assert "results.json is damaged" in text
     assert layouts("tiny", PAPER)["figure3"].columns[0].label == "0.5"
+
+
+def test_commands_on_a_page_of_an_unpacked_archive_name_a_store(tmp_path: pathlib.Path) -> None:
+    called = pathlib.Path("STORE")
+    text = page.write("tiny", tmp_path / "none", tmp_path / "out", called=called).read_text()
+    assert "--store=STORE" in text
+    assert str(tmp_path) not in text

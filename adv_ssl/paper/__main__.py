@@ -76,11 +76,12 @@ def _work(words: Sequence[str]) -> None:
 
 
 def _report(store: pathlib.Path) -> None:
+    out, selection, called = pathlib.Path(str(_OUT.value)), str(_SELECTION.value), None
     with tempfile.TemporaryDirectory() as folder:
         if store.is_file():
             archive.unpack(store, pathlib.Path(folder))
-            store = pathlib.Path(folder)
-        print(page.write(_SCALE.value, store, pathlib.Path(str(_OUT.value)), str(_SELECTION.value)))
+            store, called = pathlib.Path(folder), pathlib.Path("STORE")
+        print(page.write(_SCALE.value, store, out, selection, called))
 
 
 def _list(cells: Sequence[Cell], store: pathlib.Path) -> None:

@@ -47,11 +47,16 @@ class Study(NamedTuple):
 
 
 def write(
-    scale: str, folder: pathlib.Path, out: pathlib.Path, selection: str = "test"
+    scale: str,
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    selection: str = "test",
+    called: pathlib.Path | None = None,
 ) -> pathlib.Path:
     """Writes ``out``/report.html, its figures and tables; returns the page's path.
 
-    ``selection`` is one of ``tables.SELECTIONS``.
+    ``selection`` is one of ``tables.SELECTIONS``; ``called``: how commands on the page name
+    ``folder``, if not by its path.
 
     Raises:
       UserError: there is no such scale, or ``out`` cannot be a folder.
@@ -62,7 +67,7 @@ def write(
     store = collect(folder / scale)
     ours = tables.ours(store.records, options, selection)
     comparable = options.recipe == "imagenet"
-    study = Study(scale, folder, store, tables.paper(), ours, comparable, selection)
+    study = Study(scale, called or folder, store, tables.paper(), ours, comparable, selection)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -326,8 +331,8 @@ def _claimed(claim: Claim, ours: Verdict) -> tuple[Html | str, str]:
 
 def _headline(judged: Judged, study: Study, cells: int, missing: Sequence[grid.Cell]) -> Html:
     parts = [
-        f"{cells - len(missing)} of {cells} cells of the grid are done; "
-        f"{len(study.store.records)} scores of {study.folder / study.scale}. "
+        f"{cells - len(missing)} of {cells} cells of the grid are done, "
+        f"with {len(study.store.records)} scores. "
     ]
     for whose, place in (("the paper's", 1), ("our", 2)):
         counts = Counter(row[place].verdict for row in judged)  # type: ignore[union-attr]
