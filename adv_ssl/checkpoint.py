@@ -6,7 +6,6 @@ half-written one is never picked up. What a disk does to it later shows in the s
 
 import dataclasses
 import logging
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from jax import Array, lax
 
 from adv_ssl import hosts, sharding
 from adv_ssl.errors import UserError
-from adv_ssl.models.vit import Architecture, sincos_table
+from adv_ssl.models.vit import Architecture, is_sincos
 from adv_ssl.optim import name_of
 
 PyTree = Any
@@ -224,12 +223,6 @@ def begun(stage: pathlib.Path) -> bool:
     return newest(stage) is not None
 
 
-def _is_table(positions: Array) -> bool:
-    """Whether [1, 1 + N, D] is the fixed sin-cos table."""
-    _, places, width = positions.shape
-    return np.allclose(positions[0], sincos_table(math.isqrt(places - 1), width), atol=1e-6)
-
-
 class HandedOver(NamedTuple):
     """What became of one parameter at a hand-off."""
 
@@ -270,7 +263,7 @@ def hand_over(old: PyTree, new: PyTree) -> tuple[PyTree, list[HandedOver]]:
         return np.asarray(olds[name])
 
     news = {name_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(new)}
-    if POSITIONS in olds.keys() - news and not _is_table(olds[POSITIONS]):
+    if POSITIONS in olds.keys() - news and not is_sincos(olds[POSITIONS][0]):
         raise UserError(
             "the checkpoint has trained positions, and learned_positions=False here would replace "
             "them by the sin-cos table: set it to True."

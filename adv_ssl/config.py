@@ -25,6 +25,7 @@ from adv_ssl.tasks.supervised import Supervised
 DTYPES = ("float32", "bfloat16")
 # Of float32, which is computed in: beyond, a value would become 0 or infinite
 LEAST_FLOAT, LARGEST_FLOAT = (float(end) for end in (np.finfo("f").tiny, np.finfo("f").max))
+LARGEST_LINF = 16 / 255  # radius that people write as k/255
 LARGEST = 2**32 - 1  # whole number
 LARGEST_RESIZE = 8  # crops along the short side of an image: beyond, a crop is a speck of it
 
@@ -96,10 +97,10 @@ class AttackConfig:
     @property
     def doubt(self) -> str | None:
         """Why the radius or the size of the steps may be a mistake; None: they may not."""
-        in_255ths = self.epsilon * 255
-        if self.norm == "l2" and in_255ths < 16.5 and abs(in_255ths - round(in_255ths)) < 1e-3:
+        k = round(255 * self.epsilon)
+        if self.norm == "l2" and k / 255 <= LARGEST_LINF and abs(255 * self.epsilon - k) < 1e-3:
             return (
-                f"epsilon={self.epsilon:.4g} in L2 is {round(in_255ths)}/255 over the whole image, "
+                f"epsilon={self.epsilon:.4g} in L2 is {k}/255 over the whole image, "
                 "as L-inf radii are written"
             )
         if self.step_size > 1:
@@ -285,13 +286,13 @@ class Config:
                 f"evaluate.resize={resize} is more than {LARGEST_RESIZE} times model.image_size="
                 f"{crop}: the crop would be a speck of the image."
             )
-        if self.init_from and (self.weights or not self.pretrain):
+        if self.init_from and "pretrain" not in self.stages:
             raise UserError(
                 f"init_from={self.init_from!r}: there is no pre-training to start from it; "
                 "weights is what fine-tuning starts from."
             )
-        trained = self.pretrain and not self.weights and self.pretrain.learned_positions
-        if trained and not self.finetune.learned_positions:
+        learned = [stage.learned_positions for stage in self.stages.values()]
+        if learned == [True, False]:
             raise UserError(
                 "finetune.learned_positions=False: pre-training trains positions, which would be "
                 "lost; set it to True."
@@ -299,6 +300,13 @@ class Config:
         for name in ("pretrain", "finetune"):
             self._check_task(name)
         self._check_radii()
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Those that are trained, by name, in their order."""
+        if self.pretrain is None or self.weights:
+            return {"finetune": self.finetune}
+        return {"pretrain": self.pretrain, "finetune": self.finetune}
 
     def _check_task(self, name: str) -> None:
         """Builds the stage's task: some options make no sense with this image and patch."""

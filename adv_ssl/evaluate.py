@@ -19,6 +19,7 @@ from absl import flags
 from adv_ssl import command, provenance
 from adv_ssl.checkpoint import newest
 from adv_ssl.command import leave
+from adv_ssl.config import LARGEST_LINF
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import page, predict, robust, runner
 from adv_ssl.evaluation.suites import SUITES
@@ -41,7 +42,6 @@ _ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEAR
 _NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
 _RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
 
-_LARGEST_LINF = 16 / 255  # of those that people write as k/255
 _OF_ROBUST = ("attack", "norm", "radii", "data", "split")
 
 
@@ -108,7 +108,7 @@ def _radius(text: str, norm: str) -> float:
         radius = math.nan
     if not math.isfinite(radius):
         raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.")
-    if norm == "l2" and text.endswith("/255") and 0 < radius <= _LARGEST_LINF:
+    if norm == "l2" and text.endswith("/255") and 0 < radius <= LARGEST_LINF:
         raise UserError(
             f"--radii={text} in L2, over the whole image, is next to nothing: of each pixel it is "
             f"with --norm=linf; if it is meant so, write {radius:.4g}."

@@ -40,9 +40,7 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
     """
     plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
     config, workdir = parse(plain), pathlib.Path(workdir)
-    stages = {"finetune": config.finetune}
-    if config.pretrain and not config.weights:
-        stages = {"pretrain": config.pretrain} | stages
+    stages = config.stages
 
     with contextlib.ExitStack() as kept:
 

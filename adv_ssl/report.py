@@ -39,9 +39,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     part = functools.partial(_part, workdir)
     pretrains = _pretrains(workdir / "config.json")
-    handoffs = [f"{stage}/handoff.json" for stage in ("pretrain", "finetune")]
-    if not (workdir / handoffs[0]).exists():  # it starts from random weights
-        del handoffs[0]
+    received = "pretrain/handoff.json"  # not there: it starts from random weights
     sections = {
         "Scores": part(_scores, "results.json"),
         "Robustness": part(_robust_accuracy, "results.json"),
@@ -62,7 +60,10 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
             ),
         ),
         "Filters": part(_filters, "figures/filters.npz"),
-        "Hand-off": join(*(part(_handoff, path) for path in handoffs)),
+        "Hand-off": join(
+            *([part(_handoff, received)] * (workdir / received).exists()),
+            part(_handoff, "finetune/handoff.json"),
+        ),
         "Recipe": part(_recipe, "config.json"),
         "Provenance": part(provenance.shown, "provenance.json"),
     }

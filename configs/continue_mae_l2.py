@@ -13,8 +13,7 @@ go on with weights of that size.
 import ml_collections
 
 from adv_ssl import recipes
-from adv_ssl.recipes import paper, small
-from adv_ssl.recipes.values import OURS, merged
+from adv_ssl.recipes.values import OURS
 
 SHORT = {
     "batch_size": OURS(256),
@@ -25,10 +24,4 @@ SHORT = {
 
 def get_config(argument: str = "imagenet") -> ml_collections.ConfigDict:
     """The recipe at one of ``recipes.SCALES``; ``init_from`` has to be given."""
-    attack = paper.pgd2("l2", paper.RADII["mae", "l2"])
-    own = {
-        name: merged(made.methods()["mae"], {"attack": {"epsilon": small.RADII[name]["mae", "l2"]}})
-        for name, made in small.SCALES.items()
-    }
-    pretrain = merged(paper.mae() | {"attack": attack}, SHORT)
-    return recipes.assembled(argument, pretrain, own, init_from="WEIGHTS")
+    return recipes.recipe("mae", "l2", argument, changes=SHORT, init_from="WEIGHTS")

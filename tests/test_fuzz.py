@@ -98,9 +98,7 @@ def started(raw: dict[str, Any]) -> Config:
       UserError: as the run does.
     """
     config = parse(raw)
-    stages = {"finetune": config.finetune}
-    if config.pretrain and not config.weights:
-        stages = {"pretrain": config.pretrain} | stages
+    stages = config.stages
     sets = {name: pipeline._source(config, options.split) for name, options in stages.items()}
     test_set = pipeline._source(config, config.evaluate.split)
     pipeline._check_data(stages, sets, test_set)

@@ -339,12 +339,16 @@ def test_a_file_of_timm_comes_back_as_it_was(tmp_path):
         np.testing.assert_array_equal(ours[name], array, err_msg=name)
 
 
+def references() -> list[Any]:
+    """timm's ViTs, torch, and how torch's arrays are saved; skips the test where they are not."""
+    names = ("timm.models.vision_transformer", "torch", "safetensors.torch")
+    return [pytest.importorskip(name) for name in names]
+
+
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore")
 def test_timm_loads_what_is_exported_and_gives_it_back(classifier, tmp_path):
-    timm = pytest.importorskip("timm.models.vision_transformer")
-    torch = pytest.importorskip("torch")
-    safetensors = pytest.importorskip("safetensors.torch")
+    timm, torch, safetensors = references()
     save(tmp_path / "s", classifier)
     export_weights(tmp_path / "s", tmp_path / "x.safetensors")
     theirs = timm.VisionTransformer(
@@ -367,9 +371,7 @@ def test_timm_loads_what_is_exported_and_gives_it_back(classifier, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_vit_b16_of_timm_has_its_logits_on_real_photographs(real_data, tmp_path):
     """From TFDS's JPEGs to logits, against torchvision's arithmetic, Pillow's pixels and timm."""
-    timm = pytest.importorskip("timm.models.vision_transformer")
-    torch = pytest.importorskip("torch")
-    safetensors = pytest.importorskip("safetensors.torch")
+    timm, torch, safetensors = references()
     torch.manual_seed(0)
     theirs = timm.VisionTransformer(global_pool="avg").eval()  # ViT-B/16 of 1000 classes
     for parameter in theirs.parameters():  # biases and norms too, which begin as zeros and ones

@@ -97,7 +97,7 @@ class Source:
     records: Records
     num_classes: int  # 0: unlabelled
     class_names: tuple[str, ...]
-    parts: tuple[tuple[str, range], ...] = ()  # what of which splits of the data set it is
+    parts: tuple[tuple[str, range], ...] = ()  # of splits of the set, before ``first``
 
     def shared(self, other: "Source") -> int:
         """How many images this and ``other``, of the same data set, have in common."""
@@ -194,7 +194,7 @@ def _digits(split: str) -> Source:
     )
     order = {"train": train, "test": test}
     parts = select("digits", split, {key: [len(value)] for key, value in order.items()})
-    chosen = np.concatenate([order[key][part.start : part.stop] for key, part in parts])
+    chosen = np.concatenate([order[key][part] for key, part in parts])
     records = Records(
         f"digits {split}", len(chosen), 10, lambda i: (images[chosen[i]], digits.target[chosen[i]])
     )
@@ -214,11 +214,7 @@ def _folder(name: str, split: str) -> Source:
     """
     found = folders.scan(name)
     parts = select(name, split, {key: [len(paths)] for key, paths in found.files.items()})
-    chosen = [
-        (found.roots[key], path)
-        for key, part in parts
-        for path in found.files[key][part.start : part.stop]
-    ]
+    chosen = [(found.roots[key], found.files[key][i]) for key, part in parts for i in part]
     labelled = all(folders.subfolders(found.roots[key]) for key, _ in parts)
     names = found.classes if labelled else ()
     index = {child: label for label, child in enumerate(names)}

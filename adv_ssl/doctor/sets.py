@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from adv_ssl.data.sources import LABEL, Labels
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation.suites import SUITES, Row
+from adv_ssl.evaluation.suites import SUITES, builder
 
 IMAGENET_TERMS = "a free account at https://image-net.org/download-images, for research alone"
 _MODULES = {"scikit-image": "skimage"}  # where it is not the package's name
@@ -84,7 +84,7 @@ class Set(NamedTuple):
 
 
 def _set(name: str) -> Set:
-    rows = [row for suite in SUITES.values() for row in suite if _base(row) == name]
+    rows = [row for suite in SUITES.values() for row in suite if builder(row.dataset) == name]
     scored = {row.split: row.images for row in rows if "[" not in row.split}
     return Set(
         name,
@@ -94,10 +94,6 @@ def _set(name: str) -> Set:
         any(row.classes == "imagenet" for row in rows),
         FACTS[name],
     )
-
-
-def _base(row: Row) -> str:
-    return row.dataset.split(":")[0].split("/")[0]
 
 
 SETS = {name: _set(name) for name in FACTS}

@@ -51,11 +51,8 @@ def runs(config: Config) -> dict[str, Run]:
     Raises:
       UserError: the data set is neither one of ``PUBLISHED`` nor at hand.
     """
-    trained = {"finetune": config.finetune}
-    if config.pretrain and not config.weights:
-        trained = {"pretrain": config.pretrain} | trained
     made = {}
-    for name, stage in trained.items():
+    for name, stage in config.stages.items():
         images, classes = _size(config, stage)
         if classes or not isinstance(stage.task, Supervised):
             made[name] = Run(config, stage, images, classes)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from adv_ssl.evaluation import class_order, rules
 from adv_ssl.evaluation.corrupted import corrupted
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import wilson
-from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, top1
+from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, builder, top1
 from adv_ssl.files import read_json, write_arrays, write_json
 
 Record = dict[str, Any]
@@ -181,7 +180,7 @@ def _row(model: Model, name: str | None, split: str | None) -> Row:
         row = known[model.classes]
     else:
         rows = (row for suite in SUITES.values() for row in suite if not row.corruption)
-        same = [row for row in rows if _builder(row.dataset) == _builder(name)]
+        same = [row for row in rows if builder(row.dataset) == builder(name)]
         row = same[0] if same else Row(name, name, "test", 0, False, top1, name)
         row = row._replace(name=name, dataset=name)
     if row.rule is not top1:
@@ -190,11 +189,6 @@ def _row(model: Model, name: str | None, split: str | None) -> Row:
             "of this set are scored by a rule of its own: choose another set."
         )
     return row._replace(split=split or row.split)
-
-
-def _builder(dataset: str) -> str:
-    """A set's name without its configuration and version."""
-    return re.split("[:/]", dataset)[0]
 
 
 def _own_resize(run: pathlib.Path, dataset: str) -> int | None:

@@ -38,6 +38,11 @@ class Row(NamedTuple):
     model_classes: tuple[str, ...] = ()  # names, in order, if they are not those of the set
 
 
+def builder(dataset: str) -> str:
+    """A set's name without its configuration and version."""
+    return dataset.split(":")[0].split("/")[0]
+
+
 def top1(logits: np.ndarray, labels: np.ndarray) -> Scored:
     """The rule of most sets."""
     right = rules.top1(logits, labels)

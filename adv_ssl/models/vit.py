@@ -82,6 +82,13 @@ def sincos_table(grid: int, width: int) -> np.ndarray:
     return position_table(grid, 10000.0 ** (-np.arange(quarter) / quarter))
 
 
+def is_sincos(positions: Array | np.ndarray) -> bool:
+    """Whether positions [1 + N, D] are ``sincos_table``'s."""
+    places, width = positions.shape
+    table = sincos_table(math.isqrt(places - 1), width)
+    return np.allclose(positions, table, rtol=0, atol=1e-6)
+
+
 def position_table(grid: int, omega: np.ndarray) -> np.ndarray:
     """Sines and cosines of columns, then of rows, at the frequencies ``omega``: as above."""
     row, column = np.divmod(np.arange(grid * grid), grid)

@@ -38,7 +38,7 @@ class Study(NamedTuple):
     """All that the page tells."""
 
     scale: str
-    folder: pathlib.Path  # of the store
+    folder: pathlib.Path  # of the store, as commands on the page name it
     store: Store
     theirs: Exhibits
     ours: tables.Ours

@@ -18,11 +18,14 @@ THREATS = ("nominal", "linf", "l2")
 SCALES = ("imagenet", *small.SCALES)
 
 
-def recipe(method: str, threat: str, argument: str) -> ml_collections.ConfigDict:
+def recipe(
+    method: str, threat: str, argument: str, changes: Tree | None = None, init_from: str = ""
+) -> ml_collections.ConfigDict:
     """Pre-training by ``method`` under ``threat``, nominal fine-tuning, evaluation.
 
     ``argument`` is what stands behind the file's name in ``--config=FILE:ARGUMENT``: a scale; for
-    BYOL ``SCALE,adamw`` takes AdamW in the place of LARS (C-BYOL-b).
+    BYOL ``SCALE,adamw`` takes AdamW in the place of LARS (C-BYOL-b). ``changes`` are of
+    pre-training at the paper's scale; ``init_from`` is as for ``assembled``.
     """
     scale, _, variant = argument.partition(",")
     _choose("scale", scale, SCALES)
@@ -35,7 +38,7 @@ def recipe(method: str, threat: str, argument: str) -> ml_collections.ConfigDict
     if variant:
         pretrain = merged(pretrain, paper.byol_adamw())
     own = {name: made.methods()[method] for name, made in small.SCALES.items()}
-    return assembled(scale, pretrain, own)
+    return assembled(scale, merged(pretrain, changes or {}), own, init_from)
 
 
 def assembled(

@@ -16,6 +16,7 @@ from adv_ssl.models.vit import (
     Architecture,
     ViT,
     init_encoder,
+    is_sincos,
     position_table,
     sincos_table,
 )
@@ -129,7 +130,7 @@ def resize_positions(made: Converted, old: Architecture, image_size: int) -> Non
     positions = made.params.get(POSITIONS)
     if positions is None or grid == old.grid:
         return
-    if np.allclose(positions[0], sincos_table(old.grid, old.width), rtol=0, atol=1e-6):
+    if is_sincos(positions[0]):
         made.params[POSITIONS] = sincos_table(grid, old.width)[None]
         how = f"the fixed sin-cos table, recomputed for {grid} x {grid} patches"
     else:
