@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from adv_ssl.errors import UserError
+
 PyTree = Any
 Objective = Callable[[PyTree], Array]
 Health = dict[str, Array]
@@ -89,6 +91,20 @@ BALLS = {
         starts={"ball": _in_l2_ball, "radius_uniform": _uniform_radius, "zero": _zero},
     ),
 }
+
+
+def check_radius(setting: str, norm: str, radius: float, image_size: int) -> None:
+    """UserError where all images [S, S, 3] have one and the same grey in their ball: another unit.
+
+    It is the middle of [0, 1]^d; the farthest from it are the corners.
+    """
+    name, farthest = ("L2", image_size * 3**0.5 / 2) if norm == "l2" else ("L-inf", 0.5)
+    if radius >= farthest:
+        raise UserError(
+            f"{setting}={radius:g} in {name}: from {farthest:.4g} on, every image of {image_size} x "
+            f"{image_size} pixels in [0, 1] can be made plain grey; did you mean {radius:g}/255 = "
+            f"{radius / 255:.5f}?"
+        )
 
 
 def pgd(

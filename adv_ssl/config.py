@@ -57,11 +57,6 @@ class AttackConfig:
             raise UserError(f"norm={self.norm!r}: choose from {', '.join(attacks.BALLS)}.")
         if self.epsilon <= 0:
             raise UserError(f"epsilon={self.epsilon}: must be above 0 (pixels are in [0, 1]).")
-        if self.norm == "linf" and self.epsilon > 1:
-            raise UserError(
-                f"epsilon={self.epsilon} in L-inf: pixels are in [0, 1]; "
-                f"did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.5f}?"
-            )
         if self.steps < 0:
             raise UserError(f"steps={self.steps}: must be 0 or more.")
         if self.step_size <= 0:
@@ -70,16 +65,6 @@ class AttackConfig:
         if self.start not in starts:
             raise UserError(
                 f"start={self.start!r}: for {self.norm} choose from {', '.join(starts)}."
-            )
-
-    def check_radius(self, image_size: int) -> None:
-        """UserError where every image is as near to one and the same grey: another unit."""
-        farthest = image_size * 3**0.5 / 2  # from the middle of [0, 1]^d to a corner
-        if self.norm == "l2" and self.epsilon >= farthest:
-            raise UserError(
-                f"epsilon={self.epsilon:g} in L2: from {farthest:.4g} on, every image of "
-                f"{image_size} x {image_size} pixels in [0, 1] can be made plain grey; "
-                f"did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.5f}?"
             )
 
     def check_step(self) -> None:
@@ -100,7 +85,7 @@ class AttackConfig:
         k = round(255 * self.epsilon)
         if self.norm == "l2" and k / 255 <= LARGEST_LINF and abs(255 * self.epsilon - k) < 1e-3:
             return (
-                f"epsilon={self.epsilon:.4g} in L2 is {k}/255 over the whole image, "
+                f"epsilon={self.epsilon:.4g} in L2 is {255 * self.epsilon:.3g}/255 over the whole image, "
                 "as L-inf radii are written"
             )
         if self.step_size > 1:
@@ -322,7 +307,7 @@ class Config:
         made |= {f"evaluate.attacks[{i}]": a for i, a in enumerate(self.evaluate.make_attacks())}
         for path, attack in made.items():
             with _under(path):
-                attack.check_radius(self.model.image_size)
+                attacks.check_radius("epsilon", attack.norm, attack.epsilon, self.model.image_size)
 
 
 # Fields whose dataclass is chosen by the key ``name`` beside their options.

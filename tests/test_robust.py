@@ -74,7 +74,7 @@ def curve(**changes) -> robust.Curve:
 @pytest.mark.parametrize("attack", robust.SEARCHES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_curve_falls_from_clean_to_nothing(attack, norm, model, source, plain, tmp_path):
-    radii = {"l2": (0.05, 0.2, 3.0), "linf": (0.01, 0.05, 0.9)}[norm]
+    radii = {"l2": (0.05, 0.2, 3.0), "linf": (0.01, 0.05, 0.45)}[norm]
     asked = curve(attack=attack, norm=norm, radii=radii)
     records = robust.run(model, source, 0, asked, tmp_path)
     values = [r["value"] for r in records]
@@ -202,10 +202,20 @@ def test_a_doubt_of_the_ladder_is_with_the_score_it_was_seen_at(
     assert [r["flags"] for r in records] == [[], [], ["odd"], []]
 
 
-def test_a_radius_in_another_unit_is_refused(model, source, plain, tmp_path):
-    said = r"--radii: 128 in l2 makes any image of 4 x 4 pixels plain grey: .* mean 128/255\?"
+@pytest.mark.parametrize(
+    ("norm", "radius", "said"),
+    [
+        (
+            "l2",
+            128.0,
+            "--radii=128 in L2: .* image of 4 x 4 pixels .*; did you mean 128/255 = 0.50",
+        ),
+        ("linf", 4.0, "--radii=4 in L-inf: from 0.5 on, .* plain grey; did you mean 4/255 = 0.015"),
+    ],
+)
+def test_a_radius_in_another_unit_is_refused(norm, radius, said, model, source, plain, tmp_path):
     with pytest.raises(UserError, match=said):
-        robust.run(model, source, 0, curve(radii=(1.0, 128.0)), tmp_path)
+        robust.run(model, source, 0, curve(norm=norm, radii=(0.3, radius)), tmp_path)
 
 
 def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
@@ -276,7 +286,6 @@ def test_what_square_alone_breaks_is_doubted():
         ({"attack": "cw"}, "--attack=cw: choose from pgd, apgd, autoattack"),
         ({"radii": ()}, "--radii: name one"),
         ({"radii": (0.0, 1.0)}, "--radii: 0 is not above 0"),
-        ({"norm": "linf", "radii": (4.0,)}, "did you mean 4/255"),
         ({"radii": (2.0, 1.0)}, "each once, going up"),
         ({"images": 0}, "--images=0"),
         ({"batch_size": 0}, "--batch_size=0"),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adv_ssl.attacks import BALLS
+from adv_ssl.attacks import BALLS, check_radius
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
@@ -64,11 +64,6 @@ class Curve:
         for radius in self.radii:
             if radius <= 0:
                 raise UserError(f"--radii: {radius:g} is not above 0; 0 is scored in any case.")
-            if self.norm == "linf" and radius > 1:
-                raise UserError(
-                    f"--radii: {radius:g} in L-inf: pixels are in [0, 1]; did you mean "
-                    f"{radius:g}/255?"
-                )
         if not self.radii:
             raise UserError("--radii: name one at least.")
         if list(self.radii) != sorted(set(self.radii)):
@@ -120,7 +115,8 @@ def run(
     read from there by the same command. UserError: a radius that holds every image.
     """
     few, size = source.first(curve.images), model.architecture.image_size
-    _check_radii(curve, size)
+    for radius in curve.radii:
+        check_radius("--radii", curve.norm, radius, size)
     name, folder = _name(curve, source, resize), workdir / "robust"
     chunks, began, count = [], time.perf_counter(), 0
     for start in range(0, len(few.records), CHUNK):
@@ -158,18 +154,6 @@ def _stretched(source: Source, size: int) -> list[str]:
         f"the radius is over {size} x {size} pixels, to which images of {height} x {width} are "
         "stretched"
     ]
-
-
-def _check_radii(curve: Curve, size: int) -> None:
-    """UserError: a radius in another unit."""
-    farthest = doubts.whole(curve.norm, (size, size, 3))
-    limit = farthest / 2 if curve.norm == "l2" else farthest  # from the middle to a corner
-    for radius in curve.radii:
-        if radius >= limit:
-            raise UserError(
-                f"--radii: {radius:g} in {curve.norm} makes any image of {size} x {size} pixels "
-                f"plain grey: pixels are in [0, 1]; did you mean {radius:g}/255?"
-            )
 
 
 def _doubt(
