@@ -101,9 +101,9 @@ def check_radius(setting: str, norm: str, radius: float, image_size: int) -> Non
     name, farthest = ("L2", image_size * 3**0.5 / 2) if norm == "l2" else ("L-inf", 0.5)
     if radius >= farthest:
         raise UserError(
-            f"{setting}={radius:g} in {name}: from {farthest:.4g} on, every image of {image_size} x "
-            f"{image_size} pixels in [0, 1] can be made plain grey; did you mean {radius:g}/255 = "
-            f"{radius / 255:.5f}?"
+            f"{setting}={radius:g} in {name}: from {farthest:.4g} on, every image of {image_size} "
+            f"x {image_size} pixels in [0, 1] can be made plain grey; did you mean {radius:g}/255 "
+            f"= {radius / 255:.5f}?"
         )
 
 

@@ -85,8 +85,8 @@ class AttackConfig:
         k = round(255 * self.epsilon)
         if self.norm == "l2" and k / 255 <= LARGEST_LINF and abs(255 * self.epsilon - k) < 1e-3:
             return (
-                f"epsilon={self.epsilon:.4g} in L2 is {255 * self.epsilon:.3g}/255 over the whole image, "
-                "as L-inf radii are written"
+                f"epsilon={self.epsilon:.4g} in L2 is {255 * self.epsilon:.3g}/255 over the whole "
+                "image, as L-inf radii are written"
             )
         if self.step_size > 1:
             return f"step_size={self.step_size:g}: a step is longer than epsilon, the radius"

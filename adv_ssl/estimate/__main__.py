@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 
 from adv_ssl import command, config_flag, recipes
@@ -42,6 +43,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _work(_: Sequence[str]) -> None:
     where = topology(_TOPOLOGY.value) if _TOPOLOGY.value else None
+    if where:  # libtpu is here to compile: this process must not look for a TPU
+        jax.config.update("jax_platforms", "cpu")
     if _ALL.value:
         for line in _table(where):
             print(line, flush=True)
