@@ -100,7 +100,23 @@ _TINY = dataclasses.replace(
     attack=("--attack=pgd", "--radii=0.125,0.25,0.5", "--images=1000"),
     steps={"supervised": 3000, "rotnet": 3000, "mae": 5000, "byol": 2000, "finetune": 800},
 )
-SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY}
+
+
+def _longer(times: int) -> Scale:
+    """``tiny`` with longer pre-trainings, of two methods, nominal and at their first L2 radius."""
+    followed = {(m, t): _TINY.radii[m, t][:1] for m in ("mae", "rotnet") for t in ("nominal", "l2")}
+    return dataclasses.replace(
+        _TINY,
+        radii=followed,
+        gammas=(0.75,),
+        robust=("mae", "l2", *followed["mae", "l2"]),
+        steps={n: k if n == "finetune" else k * times for n, k in _TINY.steps.items()},
+    )
+
+
+SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY} | {
+    f"tiny_x{times}": _longer(times) for times in (2, 4, 8)
+}
 
 
 class Model(NamedTuple):
