@@ -14,7 +14,7 @@ from conftest import ROOT
 from planted import PAPER, of_the_paper, plant, some
 
 from adv_ssl.errors import UserError
-from adv_ssl.paper import claims, grid, page, runner, store, tables, verdicts
+from adv_ssl.paper import claims, grid, lengths, page, runner, store, tables, verdicts
 from adv_ssl.paper.grid import Cell
 from adv_ssl.paper.layouts import layouts
 from adv_ssl.recipes import METHODS
@@ -136,6 +136,43 @@ def test_numbers_over_seeds(tmp_path: pathlib.Path) -> None:
     assert score == pytest.approx((54, 54 - half, 54 + half, 3))
     assert made.whole.figure1["rotnet", "l2", 0.25].value == pytest.approx(53 + 1 / 3)
     assert made.seeds[0].cell("c", "rotnet", "l2") == pytest.approx(51)  # not the 59 of 0.65
+
+
+def longer(folder: pathlib.Path) -> None:
+    """MAE's gain is 1 point with 0.5 between seeds at the first length, 3 with one seed at x4."""
+
+    def value(cell: Cell) -> Any:
+        scale, _, threat, seed, *_ = cell.name.split("/")
+        gain = {"tiny": 1, "tiny_x4": 3}[scale] + 0.5 * (int(seed[-1]) - 1) * (scale == "tiny")
+        return lambda row: 50.0 + int(seed[-1]) + gain * (threat != "nominal") - (row == "c")
+
+    for threat in ("nominal", "l2_0.07"):
+        some("tiny", folder, f"tiny/mae/{threat}/*/gamma*", value)
+        some("tiny_x4", folder, f"tiny_x4/mae/{threat}/seed1/gamma0.75*", value)
+    some("tiny", folder, "tiny/mae/l2_0.15/*", lambda cell: lambda row: 99.0)  # is not followed
+    some("tiny_x8", folder, "tiny_x8/mae/nominal/*")  # alone it has no gain
+
+
+def test_gains_by_length(tmp_path: pathlib.Path) -> None:
+    longer(tmp_path)
+    found = lengths.gains("tiny", tmp_path)
+    half = 4.302653 * 0.5 / np.sqrt(3)  # Student's t of 2 degrees of freedom
+    for variant in ("cifar10", "conflict", "c"):
+        assert found[variant, "rotnet"] == {}
+        assert found[variant, "mae"].keys() == {1, 4}
+        assert found[variant, "mae"][1] == pytest.approx((1, 1 - half, 1 + half, 3))
+        assert found[variant, "mae"][4].value == pytest.approx(3)
+        assert found[variant, "mae"][4].low is None
+
+
+def test_gains_by_length_are_on_the_page(tmp_path: pathlib.Path) -> None:
+    longer(tmp_path / "store")
+    path = page.write("tiny", tmp_path / "store", tmp_path / "out")
+    told = path.read_text().partition('id="Length"')[2].partition("</section>")[0]
+    assert told.count("+1.0 (-0.2 to +2.2)") == told.count("+3.0") == 3
+    assert all(f"run --scale=tiny{times} --store={tmp_path}/store" in told
+               for times in ("", "_x2", "_x4", "_x8"))  # fmt: skip
+    assert (tmp_path / "out" / "lengths.png").exists()
 
 
 def test_the_best_on_the_test_sets_or_on_what_was_held_out(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,8 @@
 """A store in one file: nothing is lost of what its numbers stand on, nothing else is taken out."""
 
 import pathlib
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -54,6 +56,18 @@ def test_the_same_store_gives_the_same_bytes_and_what_is_there_stays(planted, tm
     mine.write_text("[]")
     archive.unpack(tmp_path / "tiny.zip", there)
     assert mine.read_text() == "[]"
+
+
+def test_the_command_packs_the_longer_trainings_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for scale in ("tiny", "tiny_x4"):
+        cell = next(c for c in grid.cells(scale) if "/mae/nominal/seed1/" in c.name)
+        plant(cell, tmp_path / "store", lambda _: 50.0)
+    words = f"pack --scale=tiny --store={tmp_path}/store --archive={tmp_path}/a.zip"
+    line = [sys.executable, "-m", "adv_ssl.paper", *words.split()]
+    assert subprocess.run(line, capture_output=True, text=True).stdout == "2 cells\n"
+    archive.unpack(tmp_path / "a.zip", tmp_path / "there")
+    assert {p.name for p in (tmp_path / "there").iterdir()} == {"tiny", "tiny_x4"}
 
 
 def test_cells_that_are_not_done_are_left_out(planted, tmp_path):

@@ -1,11 +1,11 @@
 """The paper's grid, run and reported.
 
-python -m adv_ssl.paper run --scale=imagenet|cifar10|tiny --store=DIR [--only=GLOB]
-    [--dry_run | --print_jobs]
-python -m adv_ssl.paper report --store=DIR|FILE.zip --out=DIR2 [--scale=imagenet|cifar10|tiny]
+python -m adv_ssl.paper run --store=DIR [--scale=SCALE] [--only=GLOB] [--dry_run | --print_jobs]
+python -m adv_ssl.paper report --store=DIR|FILE.zip --out=DIR2 [--scale=SCALE]
     [--selection=test|held_out]
-python -m adv_ssl.paper pack|unpack --store=DIR --archive=FILE.zip [--scale=imagenet|cifar10|tiny]
+python -m adv_ssl.paper pack|unpack --store=DIR --archive=FILE.zip [--scale=SCALE]
 
+SCALE is imagenet, cifar10 or tiny; tiny_x2, tiny_x4 and tiny_x8 are of longer pre-trainings.
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
 was. ``--dry_run`` lists the cells with their states and the hours of their training,
 ``--print_jobs`` a shell command for each, each behind the one it needs. ``report`` writes the
@@ -15,6 +15,7 @@ done into one small file, without checkpoints; after ``unpack`` elsewhere, ``run
 Exit codes: 0 done; 1 a cell failed; 2 a mistake, told in one line; 75 stopped, start again.
 """
 
+import itertools
 import pathlib
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def _work(words: Sequence[str]) -> None:
     if words[0] == "report":
         _report(store)
     elif words[0] == "pack":
+        longer = [grid.cells(name) for name in grid.LONGER.get(_SCALE.value, {})]
+        cells = list(itertools.chain(cells, *longer))
         print(f"{archive.pack(cells, store, pathlib.Path(str(_ARCHIVE.value)))} cells")
     elif words[0] == "unpack":
         archive.unpack(pathlib.Path(str(_ARCHIVE.value)), store)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from adv_ssl.figures import COLOURS, FAINT, INK, MARKERS
+from adv_ssl.markup import TIMES
 from adv_ssl.names import METHODS as TITLES
 from adv_ssl.paper.tables import Score
 from adv_ssl.recipes import METHODS
@@ -80,6 +81,11 @@ def _panel(
     scale = 255 if threat == "linf" else 1
     axes.set_xticks(list(places.values()), [f"{scale * radius:g}" for radius in places])
     axes.set_xlim(-0.4, len(radii) + 0.4)
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    """No frame, faint lines to read values by."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -97,11 +103,41 @@ def _curve(axes: Axes, points: Sequence[tuple[int, Score]], i: int, label: str) 
                   color=COLOURS[i], linewidth=1.5)  # fmt: skip
 
 
-def _errors(scores: Sequence[Score]) -> np.ndarray | None:
-    """[2, N] below and above; None where there are no intervals."""
-    ends = [(s.value - s.low, s.high - s.value) for s in scores
-            if s.low is not None and s.high is not None]  # fmt: skip
-    return np.array(ends).T if ends and len(ends) == len(scores) else None
+def _errors(scores: Sequence[Score]) -> np.ndarray:
+    """[2, N] below and above; nan where there is no interval."""
+    return np.array([(s.value - s.low, s.high - s.value)
+                     if s.low is not None and s.high is not None else (math.nan, math.nan)
+                     for s in scores]).T  # fmt: skip
+
+
+def gains_by_length(
+    gains: Mapping[tuple[str, str], Mapping[int, Score]],
+    titles: Mapping[str, str],
+    lengths: Sequence[int],
+) -> Figure:
+    """What attacked pre-training is above nominal, a panel for each variant.
+
+    Args:
+      gains: points by variant and method, by length; what is not there is left out.
+      titles: of the variants.
+      lengths: of pre-training, in times of the shortest, going up.
+    """
+    figure = Figure(figsize=(8.4, 3.2), dpi=180)
+    panels = figure.subplots(1, len(titles), squeeze=False)[0]
+    figure.subplots_adjust(0.06, 0.22, 0.99, 0.9, wspace=0.2)
+    for axes, (variant, title) in zip(panels, titles.items(), strict=True):
+        axes.axhline(0, color=INK, linestyle="--", linewidth=1.2)
+        for i, method in enumerate(METHODS):
+            if found := gains.get((variant, method)):
+                points = [(place, found[n]) for place, n in enumerate(lengths) if n in found]
+                _curve(axes, points, i, TITLES[method])
+        axes.set_xticks(range(len(lengths)), [f"{TIMES}{n}" for n in lengths])
+        axes.set_xlim(-0.4, len(lengths) - 0.6)
+        axes.set_title(f"{title}: attacked minus nominal", loc="left", fontsize=8, color=INK)
+        _plain(axes)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
+    return figure
 
 
 class Sheet(NamedTuple):

@@ -109,13 +109,14 @@ def _longer(times: int) -> Scale:
         _TINY,
         radii=followed,
         gammas=(0.75,),
-        robust=("mae", "l2", *followed["mae", "l2"]),
+        robust=("mae", "l2", followed["mae", "l2"][0]),
         steps={n: k if n == "finetune" else k * times for n, k in _TINY.steps.items()},
     )
 
 
+LONGER = {"tiny": {f"tiny_x{times}": times for times in (2, 4, 8)}}  # follow-ups of a scale
 SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY} | {
-    f"tiny_x{times}": _longer(times) for times in (2, 4, 8)
+    name: _longer(times) for name, times in LONGER["tiny"].items()
 }
 
 

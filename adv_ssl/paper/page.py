@@ -18,7 +18,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically
 from adv_ssl.markup import Html, document, image, join, table, tag
-from adv_ssl.paper import figures, grid, prices, runner, tables
+from adv_ssl.paper import figures, grid, lengths, prices, runner, tables
 from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
 from adv_ssl.paper.layouts import GROUPS, NOTES, SHORT, TITLES, Key, Layout, layouts, radius
@@ -80,6 +80,8 @@ def write(
     sections = {"Claims": _claims(judged, out)}
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
+    if scale in grid.LONGER:
+        sections["Length"] = lengths.section(scale, folder, study.folder, out)
     sections["Missing"] = _missing(missing, study)
     sections["Scores"] = _records(store, out)
     top = tag("h1", f"The paper and ours: {scale}"), _headline(judged, study, len(cells), missing)

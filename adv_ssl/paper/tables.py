@@ -297,20 +297,21 @@ def _transfers(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Sco
 def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale) -> Exhibits:
     """Every number over the seeds that have it."""
 
-    def over_seeds(name: str) -> dict[Any, Score]:
+    def merged(name: str) -> dict[Any, Score]:
         tables = [getattr(exhibits, name) for exhibits in seeds]
         keys = dict.fromkeys(key for table in tables for key in table)
-        return {key: _over_seeds([t[key] for t in tables if key in t]) for key in keys}
+        return {key: over_seeds([t[key] for t in tables if key in t]) for key in keys}
 
     return Exhibits(
         l2_unit=scale.l2_unit,
         variants=scale.variants,
         chosen={key: model.epsilon for key, model in chosen.items()},
-        **{name: over_seeds(name) for name in TABLES},
+        **{name: merged(name) for name in TABLES},
     )
 
 
-def _over_seeds(scores: Sequence[Score]) -> Score:
+def over_seeds(scores: Sequence[Score]) -> Score:
+    """Their mean with its interval; a single one as it is."""
     if len(scores) == 1:
         return scores[0]
     value, low, high = interval([score.value for score in scores])

@@ -1,0 +1,90 @@
+"""Whether the gain of attacked pre-training begins with its length: the follow-up of a small scale.
+
+A gain is the score of an attacked encoder minus the nominal one's, of the same seed and length.
+"""
+
+import itertools
+import pathlib
+from collections.abc import Iterable, Mapping
+
+from adv_ssl.markup import TIMES, Html, image, join, table, tag
+from adv_ssl.names import METHODS
+from adv_ssl.paper import figures, grid, tables
+from adv_ssl.paper.layouts import VARIANTS, radius
+from adv_ssl.paper.store import collect
+from adv_ssl.paper.tables import Exhibits, Missing, Score
+
+Gains = Mapping[tuple[str, str], Mapping[int, Score]]  # points by variant and method, by length
+
+
+def gains(scale: str, folder: pathlib.Path) -> Gains:
+    """Of the followed radii and decay, over the seeds that have both scores."""
+    followed = _followed(scale)
+    methods = [method for method, threat in followed.radii if threat == "l2"]
+    found: dict[tuple[str, str], dict[int, Score]] = {
+        key: {} for key in itertools.product(followed.variants, methods)
+    }
+    for name, times in _lengths(scale).items():
+        records = [
+            r for r in collect(folder / name).records
+            if r.gamma in followed.gammas
+            and r.epsilon in followed.radii.get((r.method, r.threat), ())
+        ]  # fmt: skip
+        of_seeds = tables.ours(records, followed).seeds.values()
+        for key, of_lengths in found.items():
+            if differences := list(_differences(of_seeds, *key)):
+                of_lengths[times] = tables.over_seeds(differences)
+    return found
+
+
+def _followed(scale: str) -> grid.Scale:
+    """Any of the longer ones: they differ in steps alone."""
+    return grid.get(next(iter(grid.LONGER[scale])))
+
+
+def _lengths(scale: str) -> Mapping[str, int]:
+    return {scale: 1, **grid.LONGER[scale]}
+
+
+def _differences(of_seeds: Iterable[Exhibits], variant: str, method: str) -> Iterable[Score]:
+    for exhibits in of_seeds:
+        try:
+            nominal = exhibits.cell(variant, method, "nominal")
+            yield Score(exhibits.cell(variant, method, "l2") - nominal)
+        except Missing:
+            continue
+
+
+def section(scale: str, folder: pathlib.Path, called: pathlib.Path, out: pathlib.Path) -> Html:
+    """The curves and their numbers; ``called`` is how commands name the store."""
+    made, lengths, followed = gains(scale, folder), _lengths(scale), _followed(scale)
+    titles = dict(zip(followed.variants, VARIANTS[followed.suite], strict=True))
+    rows = [
+        (titles[variant], f"{METHODS[method]}, L2 {radius('l2', followed.radii[method, 'l2'][0])}",
+         *[_told(of_lengths.get(times)) for times in lengths.values()])
+        for (variant, method), of_lengths in made.items()
+    ]  # fmt: skip
+    heads = [f"{TIMES}{times}" for times in lengths.values()]
+    numbers = table(("top-1", "pre-training", *heads), rows, range(2, 2 + len(heads)))
+    picture = tag("p", "no numbers: nothing is scored yet", class_="missing")
+    if any(made.values()):
+        drawn = figures.gains_by_length(made, titles, list(lengths.values()))
+        picture = image(out, "lengths", drawn, "gains by the length of pre-training")
+    note = (
+        "Points that attacked pre-training is above nominal of the same length and seed, with the "
+        "95% interval over seeds. "
+    )
+    lacks = [
+        name for name, times in lengths.items() if any(times not in of for of in made.values())
+    ]
+    commands = [f"python -m adv_ssl.paper run --scale={name} --store={called}" for name in lacks]
+    fill = ["What lacks is filled by ", tag("code", "; ".join(commands))] if lacks else []
+    return join(tag("figure", picture), numbers, tag("p", note, *fill, class_="note"))
+
+
+def _told(score: Score | None) -> str:
+    if score is None:
+        return figures.MISSING
+    if score.low is None or score.high is None:
+        return f"{score.value:+.1f}"
+    return f"{score.value:+.1f} ({score.low:+.1f} to {score.high:+.1f})"
