@@ -208,9 +208,10 @@ Schedule analysis:
 def test_custom_kernels_by_hand():
     """The compiler's schedule for each of eight rows; without a schedule, one that is not known."""
     run = hlo.instructions(PROGRAM)
-    caller, other = SCHEDULE.replace("300", "2"), SCHEDULE.replace("tpu_custom_call", "other")
+    caller, other = SCHEDULE.replace("300", "  2"), SCHEDULE.replace("tpu_custom_call", "other")
     bundles = hlo.schedules(["", SCHEDULE, caller, other.replace("TUzv", "else")])
     assert bundles == {"TUzv": 300}
+    assert hlo.schedules([caller]) == {"TUzv": 2}  # small numbers are set right
     assert hlo.kernels(run, bundles) == (8 * 300, 0)
     assert hlo.kernels(run, {}) == (0, 1)
 

@@ -25,7 +25,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"\b(body|condition|to_apply|calls)=%([\w.\-]+)")
 _ROUNDS = re.compile(r"ROOT .* compare\(.*direction=LT")
 _KERNEL = re.compile(r'= \w+\[(\d+)\b.*custom_call_target="tpu_custom_call".*"body":"([^"]*)"')
-_SCHEDULED = re.compile(r"\t([\d.]+) scheduled bundles .*%\): (%.*)")
+_SCHEDULED = re.compile(r"\t *([\d.]+) scheduled bundles .*%\): (%.*)")
 
 # What moves nothing: names for what is there already.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call")
