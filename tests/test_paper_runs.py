@@ -158,7 +158,7 @@ def test_a_price_is_of_what_a_cell_trains() -> None:
     nominal, attacked = 2 * 105.15 + 280.9, 2 * 248.5 + 567.7  # all but MAE, 11 radii each
     gflop = 93_600 * 4096 * (nominal + 11 * attacked) + 249_600 * 4096 * (58.1 + 11 * 137.1)
     gflop += 192 * 250_200 * 512 * 105.15
-    hours = gflop * 1e9 / (0.27 * 197e12) / 3600
+    hours = gflop * 1e9 / (0.4 * 197e12) / 3600
     assert prices.hours(grid.cells("imagenet"), "imagenet") == pytest.approx(hours, rel=1e-3)
 
 
