@@ -51,11 +51,13 @@ def from_files(case: Case, rounds: int) -> dict[str, Any]:
     resize = round(config.model.image_size * 256 / 224)
     with tempfile.TemporaryDirectory() as folder:
         photos.write(pathlib.Path(folder), 8 * case.batch_size)
-        source = sources.load(f"folder:{folder}", "train", "")
-        _, *taken = [  # the first one compiles
-            predict.predict(model, source, "photographs", resize, case.batch_size)
+        _, *taken = [  # the first one compiles; each opens the files anew: a source keeps images
+            predict.predict(
+                model, sources.load(f"folder:{folder}", "train", ""), "photographs", resize,
+                case.batch_size,
+            )
             for _ in range(rounds + 1)
-        ]
+        ]  # fmt: skip
     return {
         "images_per_second": timing.middle([len(said.logits) / said.seconds for said in taken]),
         "input_wait": timing.middle([said.input_wait for said in taken]),

@@ -37,8 +37,7 @@ def whole(rounds: int) -> dict[str, Any]:
     """The loader with all its threads, as each method augments."""
     with tempfile.TemporaryDirectory() as folder:
         photos.write(pathlib.Path(folder), FILES)
-        source = sources.load(f"folder:{folder}", "train", "")
-        work = {method: _loading(source, _stage(method)) for method in recipes.METHODS}
+        work = {method: _loading(folder, _stage(method)) for method in recipes.METHODS}
         return {name: _pace(taken) for name, taken in timing.in_turns(work, rounds).items()}
 
 
@@ -48,10 +47,12 @@ def _stage(method: str) -> Stage:
     return stage
 
 
-def _loading(source: sources.Source, stage: Stage) -> Callable[[], Any]:
+def _loading(folder: str, stage: Stage) -> Callable[[], Any]:
+    """An epoch of files that nobody has opened: a source keeps the images of a small set."""
     return lambda: list(
         loader.train_batches(
-            source, image_size=SIZE, views=stage.task.views, augment=stage.augment,
+            sources.load(f"folder:{folder}", "train", ""), image_size=SIZE,
+            views=stage.task.views, augment=stage.augment,
             batch_size=BATCH, seed=0, start=0, stop=FILES // BATCH,
         )
     )  # fmt: skip
