@@ -150,12 +150,12 @@ def decode(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: the file cannot be read, or is no image.
     """
-    with opened(path) as file:
-        image = ImageOps.exif_transpose(file)
+    with opened(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):  # 16-bit grey, which Pillow's conversion would clip
             grey = np.round(np.asarray(image) / 257).clip(0, 255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=-1)
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @contextlib.contextmanager
