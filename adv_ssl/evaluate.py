@@ -71,6 +71,8 @@ def _work(_: Sequence[str]) -> None:
     with held(workdir):
         claim = _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir))
+        if _SUITE.value == "robust":
+            curve.check(model.architecture.image_size)
         write_json(workdir / "evaluation.json", claim)  # now that there is something to score
         provenance.record(workdir / "provenance.json", options.seed, {})
         try:
@@ -102,8 +104,8 @@ def _curve() -> robust.Curve:
 def _radius(text: str, norm: str) -> float:
     """0.5 or 4/255. UserError: no number, or one that is meant for the other norm."""
     try:
-        over, _, under = text.partition("/")
-        radius = float(over) / float(under or 1)
+        over, slash, under = text.partition("/")
+        radius = float(over) / (float(under) if slash else 1)
     except (ValueError, ZeroDivisionError):
         radius = math.nan
     if not math.isfinite(radius):

@@ -155,7 +155,8 @@ def longer(folder: pathlib.Path) -> None:
 
 def test_gains_by_length(tmp_path: pathlib.Path) -> None:
     longer(tmp_path)
-    found = lengths.gains("tiny", tmp_path)
+    stores = {name: store.collect(tmp_path / name) for name in ("tiny", *grid.LONGER["tiny"])}
+    found = lengths.gains("tiny", stores)
     half = 4.302653 * 0.5 / np.sqrt(3)  # Student's t of 2 degrees of freedom
     for variant in ("cifar10", "conflict", "c"):
         assert found[variant, "rotnet"] == {}

@@ -453,6 +453,14 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
         assert [r["n"] for r in records] == [images, images]
 
 
+def test_a_radius_in_another_unit_claims_no_folder(tmp_path):
+    save(tmp_path / "ten", 10)
+    line = f"--weights={tmp_path / 'ten'}", f"--workdir={tmp_path / 'w'}", "--suite=robust"
+    with pytest.raises(UserError, match="did you mean 128/255"):
+        command(*line, "--data=digits", "--radii=128")
+    assert not [p for p in (tmp_path / "w").iterdir() if p.suffix in (".json", ".html")]
+
+
 def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
     """A classifier with a million times its head, through the command, to the page."""
     first, *_, last = robust.doubts.LADDER
@@ -530,6 +538,7 @@ def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e400"], "'1e400' is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e99999999"], "is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1/0"], "'1/0' is no number"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/"], "'4/' is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),
         (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),

@@ -72,6 +72,11 @@ class Curve:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: must be 1 or more.")
 
+    def check(self, image_size: int) -> None:
+        """UserError where a radius is in another unit."""
+        for radius in self.radii:
+            check_radius("--radii", self.norm, radius, image_size)
+
     @property
     def middle(self) -> float:
         """The radius whose attack is doubted."""
@@ -115,8 +120,7 @@ def run(
     read from there by the same command. UserError: a radius that holds every image.
     """
     few, size = source.first(curve.images), model.architecture.image_size
-    for radius in curve.radii:
-        check_radius("--radii", curve.norm, radius, size)
+    curve.check(size)
     name, folder = _name(curve, source, resize), workdir / "robust"
     chunks, began, count = [], time.perf_counter(), 0
     for start in range(0, len(few.records), CHUNK):

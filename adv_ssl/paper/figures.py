@@ -53,8 +53,7 @@ def radius_curves(
         _panel(axes, means, threat, radii[threat], line)
         axes.set_xlabel(label, fontsize=8, color=INK)
     panels[0].set_title("mean top-1 over variants, %", loc="left", fontsize=8, color=INK)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
+    _legend(figure, panels[0])
     return figure
 
 
@@ -84,6 +83,12 @@ def _panel(
     _plain(axes)
 
 
+def _legend(figure: Figure, axes: Axes) -> None:
+    """One for all panels, below them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
+
+
 def _plain(axes: Axes) -> None:
     """No frame, faint lines to read values by."""
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -105,9 +110,8 @@ def _curve(axes: Axes, points: Sequence[tuple[int, Score]], i: int, label: str) 
 
 def _errors(scores: Sequence[Score]) -> np.ndarray:
     """[2, N] below and above; nan where there is no interval."""
-    return np.array([(s.value - s.low, s.high - s.value)
-                     if s.low is not None and s.high is not None else (math.nan, math.nan)
-                     for s in scores]).T  # fmt: skip
+    ends = np.array([(s.low, s.value, s.high) for s in scores], float).reshape(-1, 3)
+    return np.diff(ends).T
 
 
 def gains_by_length(
@@ -135,8 +139,7 @@ def gains_by_length(
         axes.set_xlim(-0.4, len(lengths) - 0.6)
         axes.set_title(f"{title}: attacked minus nominal", loc="left", fontsize=8, color=INK)
         _plain(axes)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
+    _legend(figure, panels[0])
     return figure
 
 

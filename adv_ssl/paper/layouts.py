@@ -103,6 +103,11 @@ def radius(threat: str, epsilon: float) -> str:
     return f"{255 * epsilon:g}/255" if threat == "linf" else f"{epsilon:g}"
 
 
+def signed(value: float, places: int) -> str:
+    """With its sign, and 0 as +0."""
+    return f"{round(value, places) + 0.0:+.{places}f}"
+
+
 def _figure1(scale: Scale, places: _Places) -> Layout:
     rows = [Head(BASELINE[1:], "from scratch"), Head(("nominal", 0.0), "nominal")]
     for threat in THREATS[1:]:

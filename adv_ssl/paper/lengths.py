@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping
 from adv_ssl.markup import TIMES, Html, image, join, table, tag
 from adv_ssl.names import METHODS
 from adv_ssl.paper import figures, grid, tables
-from adv_ssl.paper.layouts import VARIANTS, radius
-from adv_ssl.paper.store import collect
+from adv_ssl.paper.layouts import VARIANTS, radius, signed
+from adv_ssl.paper.store import Store
 from adv_ssl.paper.tables import Exhibits, Missing, Score
 
 Gains = Mapping[tuple[str, str], Mapping[int, Score]]  # points by variant and method, by length
 
 
-def gains(scale: str, folder: pathlib.Path) -> Gains:
-    """Of the followed radii and decay, over the seeds that have both scores."""
+def gains(scale: str, stores: Mapping[str, Store]) -> Gains:
+    """Of the followed radii and decay, over the seeds that have both scores.
+
+    ``stores`` are that of the scale and those of its longer ones, by name.
+    """
     followed = _followed(scale)
     methods = [method for method, threat in followed.radii if threat == "l2"]
     found: dict[tuple[str, str], dict[int, Score]] = {
@@ -26,7 +29,7 @@ def gains(scale: str, folder: pathlib.Path) -> Gains:
     }
     for name, times in _lengths(scale).items():
         records = [
-            r for r in collect(folder / name).records
+            r for r in stores[name].records
             if r.gamma in followed.gammas
             and r.epsilon in followed.radii.get((r.method, r.threat), ())
         ]  # fmt: skip
@@ -55,9 +58,11 @@ def _differences(of_seeds: Iterable[Exhibits], variant: str, method: str) -> Ite
             continue
 
 
-def section(scale: str, folder: pathlib.Path, called: pathlib.Path, out: pathlib.Path) -> Html:
+def section(
+    scale: str, stores: Mapping[str, Store], called: pathlib.Path, out: pathlib.Path
+) -> Html:
     """The curves and their numbers; ``called`` is how commands name the store."""
-    made, lengths, followed = gains(scale, folder), _lengths(scale), _followed(scale)
+    made, lengths, followed = gains(scale, stores), _lengths(scale), _followed(scale)
     titles = dict(zip(followed.variants, VARIANTS[followed.suite], strict=True))
     rows = [
         (titles[variant], f"{METHODS[method]}, L2 {radius('l2', followed.radii[method, 'l2'][0])}",
@@ -86,5 +91,5 @@ def _told(score: Score | None) -> str:
     if score is None:
         return figures.MISSING
     if score.low is None or score.high is None:
-        return f"{score.value:+.1f}"
-    return f"{score.value:+.1f} ({score.low:+.1f} to {score.high:+.1f})"
+        return signed(score.value, 1)
+    return f"{signed(score.value, 1)} ({signed(score.low, 1)} to {signed(score.high, 1)})"

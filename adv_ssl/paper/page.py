@@ -21,7 +21,7 @@ from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.paper import figures, grid, lengths, prices, runner, tables
 from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
-from adv_ssl.paper.layouts import GROUPS, NOTES, SHORT, TITLES, Key, Layout, layouts, radius
+from adv_ssl.paper.layouts import GROUPS, NOTES, SHORT, TITLES, Key, Layout, layouts, radius, signed
 from adv_ssl.paper.store import Record, Store, collect
 from adv_ssl.paper.tables import BASELINE, Exhibits, Score
 from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_ours
@@ -81,7 +81,8 @@ def write(
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
     if scale in grid.LONGER:
-        sections["Length"] = lengths.section(scale, folder, study.folder, out)
+        stores = {scale: store} | {name: collect(folder / name) for name in grid.LONGER[scale]}
+        sections["Length"] = lengths.section(scale, stores, study.folder, out)
     sections["Missing"] = _missing(missing, study)
     sections["Scores"] = _records(store, out)
     top = tag("h1", f"The paper and ours: {scale}"), _headline(judged, study, len(cells), missing)
@@ -260,18 +261,13 @@ def _cell(layout: Layout, key: Key, study: Study) -> Html:
     if theirs:
         lines += [tag("br"), tag("small", f"{theirs.value:.{places}f}")]
     if theirs and ours:
-        lines += [tag("br"), tag("small", _signed(ours.value - theirs.value, places))]
+        lines += [tag("br"), tag("small", signed(ours.value - theirs.value, places))]
     if not ours:
         return tag("td", *lines, class_="number lacks", title=_command(layout, key, study))
     told = f"{ours.seeds} seed" + "s" * (ours.seeds > 1)
     if ours.low is not None and ours.high is not None:
         told += f", 95% interval {ours.low:.{places}f} to {ours.high:.{places}f}"
     return tag("td", *lines, class_="number", title=told)
-
-
-def _signed(value: float, places: int) -> str:
-    """With its sign, and 0 as +0."""
-    return f"{round(value, places) + 0.0:+.{places}f}"
 
 
 # ---- claims ---------------------------------------------------------------------------------
@@ -325,7 +321,7 @@ def _claimed(claim: Claim, ours: Verdict) -> tuple[Html | str, str]:
     number = [f"{ours.number:+.2f}"]
     if ours.low is not None and ours.high is not None:
         number += [tag("br"), tag("small", f"{ours.low:+.2f} to {ours.high:+.2f}")]
-    return tag("span", *number), _signed(ours.number - (claim.stated or 0.0), 2)
+    return tag("span", *number), signed(ours.number - (claim.stated or 0.0), 2)
 
 
 # ---- head, missing, scores ------------------------------------------------------------------
