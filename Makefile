@@ -26,10 +26,10 @@ test: install  ## a file of tests to each process, four at most
 test-slow: install  ## kills, full-size runs: two hours on two cores
 	$(PYTEST) -m slow
 
-test-reference: install  ## needs `pip install -e .[reference]`
+test-reference: install  ## needs `pip install -e '.[reference]'`
 	$(PYTEST) -m reference
 
-golden: install  ## writes tests/golden/*.npz anew; needs `pip install -e .[reference]`
+golden: install  ## writes tests/golden/*.npz anew; needs `pip install -e '.[reference]'`
 	for script in tests/golden/make_*.py; do $(BIN)/python $$script || exit 1; done
 
 lint: install
@@ -38,7 +38,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: install  ## against PyTorch, if pip install -e .[bench]: a table, benchmarks/results.json
+bench: install  ## against PyTorch, if pip install -e '.[bench]': a table, benchmarks/results.json
 	$(BIN)/python -m benchmarks.run
 
 lock: .venv-uv/bin/uv  ## resolves setup.py's ranges into requirements.lock

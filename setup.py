@@ -30,6 +30,7 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "importlib_resources>=6",  # which tensorflow-datasets needs to prepare a set
         "numpy>=2",
+        "ml_dtypes>=0.5",
         "scipy>=1.15",
         "pillow>=12",
         "opencv-python-headless>=5",  # 4 interpolates otherwise: snow is other pixels
@@ -48,6 +49,7 @@ setup(
             "pytest-xdist>=3.8",
             "chex>=0.1.92",
             "hypothesis>=6.140",
+            "pyyaml>=6",
             "import-linter>=2.5",
             "ruff==0.17.6",
             "mypy==2.4.1",

@@ -8,7 +8,6 @@ its own, its radius in the same unit (spec A3, A12). ``health`` holds ``[B]`` ar
 """
 
 import math
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,11 +17,13 @@ import optax
 from jax import Array
 
 from adv_ssl.errors import UserError
+from adv_ssl.keys import named
 
 PyTree = Any
 Objective = Callable[[PyTree], Array]
 Health = dict[str, Array]
 Attack = Callable[[Objective, PyTree, Array], tuple[PyTree, Health]]
+Start = Callable[[Array, tuple[int, ...]], Array]  # (key, shape) -> d in the unit ball
 
 
 class Ball(NamedTuple):
@@ -31,9 +32,7 @@ class Ball(NamedTuple):
     norm: Callable[[Array], Array]  # d -> scalar
     project: Callable[[Array, float | Array], Array]  # (d, radius) -> the nearest point of the ball
     ascend: Callable[[Array], Array]  # gradient -> steepest direction of norm 1
-    starts: dict[
-        str, Callable[[Array, tuple[int, ...]], Array]
-    ]  # (key, shape) -> d in the unit ball
+    starts: dict[str, Start]
 
 
 def _l2_norm(d: Array) -> Array:
@@ -52,6 +51,11 @@ def _l2_project(d: Array, radius: float | Array) -> Array:
 def _on_sphere(key: Array, shape: tuple[int, ...]) -> Array:
     direction = jax.random.normal(key, shape)
     return direction / _l2_norm(direction)
+
+
+def _in_cube(key: Array, shape: tuple[int, ...]) -> Array:
+    """Uniform in the unit ball of L-inf (A5)."""
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
 
 def _in_l2_ball(key: Array, shape: tuple[int, ...]) -> Array:
@@ -77,12 +81,7 @@ BALLS = {
         norm=lambda d: jnp.max(jnp.abs(d)),
         project=lambda d, radius: jnp.clip(d, -radius, radius),
         ascend=jnp.sign,  # A8
-        starts={
-            "ball": lambda key, shape: jax.random.uniform(
-                key, shape, minval=-1.0, maxval=1.0
-            ),  # A5
-            "zero": _zero,
-        },
+        starts={"ball": _in_cube, "zero": _zero},
     ),
     "l2": Ball(
         norm=_l2_norm,
@@ -155,8 +154,8 @@ def projected_ascent(
 
     def random_start(path: Any, x: Array, keys: Array) -> Array:
         # Every leaf draws by its name: the two views of BYOL have independent starts.
-        name = zlib.crc32(jax.tree_util.keystr(path).encode())
-        draw = jax.vmap(lambda key: sample(jax.random.fold_in(key, name), x.shape[1:]))
+        name = jax.tree_util.keystr(path)
+        draw = jax.vmap(lambda key: sample(named(key, name), x.shape[1:]))
         return into_ball(x, x + epsilon * draw(keys))
 
     def attack(objective: Objective, x: PyTree, key: Array) -> tuple[PyTree, Health]:

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax import Array, lax
 
 from adv_ssl import hosts, sharding
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, out_of_memory
 from adv_ssl.models.vit import Architecture, is_sincos
 from adv_ssl.optim import name_of
 
@@ -112,7 +112,7 @@ class Checkpoints:
             except UserError as error:
                 if len(self._manager.all_steps()) < 2:
                     raise
-                self._put_aside(type(error.__cause__).__name__)
+                self._put_aside(str(error))
 
     def _put_aside(self, why: str) -> None:
         """Moves the newest checkpoint out of the way of the one that will be written again."""
@@ -123,7 +123,7 @@ class Checkpoints:
             while aside.exists():
                 aside = aside.with_name(aside.name + "_")
             damaged.rename(aside)
-            _log.info("%s is damaged (%s), now in %s: the one before counts.", damaged, why, aside)
+            _log.info("%s Done: it is in %s.", why, aside)
         hosts.agreed(lambda: None)  # none looks before it is moved
         self._manager.reload()
 
@@ -180,6 +180,8 @@ class Checkpoints:
                     raise ValueError(f"the numbers in {name} are not those that were saved")
             return read
         except Exception as error:  # of a damaged file the libraries raise almost anything
+            if out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.folder / str(step)} is damaged ({type(error).__name__}: {reason}): "

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import absl.logging
 from absl import app, flags
 
 from adv_ssl import hosts, runtime, train
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, out_of_memory
 
 # What is wrong with a path that a user named, or with what lies there
 _PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
@@ -58,6 +59,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         leave(str(error))
 
 
+def path(given: str) -> pathlib.Path:
+    """What an option or a word names; shells leave a ~ behind ``=`` to us."""
+    return pathlib.Path(given).expanduser()
+
+
 @contextlib.contextmanager
 def _answered() -> Iterator[None]:
     """Turns what was raised into a line and an exit code."""
@@ -92,7 +98,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 def _refused(error: Exception) -> str:
     """What the machine has not or does not let us do, if that is the error."""
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if out_of_memory(error):
         return (
             f"out of memory ({str(error)[:100]}): lower the batch sizes (config.STAGE.batch_size, "
             "--batch_size), raise config.STAGE.accumulation, or take a smaller model."

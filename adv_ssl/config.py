@@ -108,7 +108,7 @@ class Data:
     """Where the images of all stages come from."""
 
     name: str  # a TFDS name, folder:/path or digits
-    dir: str  # of TFDS; "" is TFDS's own default
+    dir: str  # of TFDS; "": $TFDS_DATA_DIR, or TFDS's default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +190,11 @@ class Stage:
     def unit(self, devices: int) -> int:
         """Images that a batch must be a multiple of, on so many devices."""
         return self.accumulation * math.lcm(self.group, devices)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the moving average is what is scored and handed on, not the parameters."""
+        return self.ema is not None and self.ema.used
 
     @property
     def group(self) -> int:

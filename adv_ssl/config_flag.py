@@ -33,12 +33,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
                 f"config.{none[1]}: {none[2]} is None in this configuration; take one that has it "
                 "(an attack: those that end in _linf or _l2)."
             )
-        fraction = re.search(r"to float: '([\d.]+)/(\d+)'$", str(error))
+        fraction = re.search(r"to float: '(\d+(?:\.\d*)?)/([1-9]\d*)'$", str(error))
         hint = f"; write {float(fraction[1]) / int(fraction[2]):.6f}" if fraction else ""
         leave(f"{error}{hint}")
     except Exception as error:  # whatever a configuration file raises while it is executed
         where = traceback.extract_tb(error.__traceback__)[-1]
         leave(f"--config: {type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+    for stage in re.findall(r"^-{1,2}config\.(\w+)\.epochs\b", "\n".join(argv), re.MULTILINE):
+        steps = value()[stage].steps
+        if steps is not None:
+            leave(
+                f"config.{stage}.epochs: steps={steps} comes before it; set config.{stage}.steps."
+            )
     if rest[1:]:
         leave(f"unexpected argument {rest[1]!r}: options begin with --.")
     return rest

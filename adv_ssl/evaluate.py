@@ -31,7 +31,9 @@ _SUITE = flags.DEFINE_string("suite", None, ", ".join([*SUITES, "robust"]))
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one, or to go on in.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Of TFDS; default: TFDS_DATA_DIR.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices.")
-_IMAGES = flags.DEFINE_integer("images", None, "The first so many of each set; default: all.")
+_IMAGES = flags.DEFINE_integer(
+    "images", None, "The first so many of each set; default: all, robust: 5000."
+)
 _CORRUPTED = flags.DEFINE_string(
     "corrupted", None, "Keeps images corrupted on the fly in this folder, for the next model."
 )
@@ -55,15 +57,15 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         leave(f"--suite={_SUITE.value}: choose from {', '.join(SUITES)}, robust.")
     given = [name for name in _OF_ROBUST if flags.FLAGS[name].present]
     if _SUITE.value != "robust" and given:
-        leave(f"--{given[0]} is of --suite=robust: --suite={_SUITE.value} has no attack.")
+        leave(f"--{given[0]} is of --suite=robust: --suite={_SUITE.value} does not read it.")
     if _CORRUPTED.value and _SUITE.value != "cifar10":
         leave("--corrupted is of --suite=cifar10: no other images are corrupted on the fly.")
     return rest
 
 
 def _work(_: Sequence[str]) -> None:
-    weights, workdir = pathlib.Path(str(_WEIGHTS.value)), pathlib.Path(str(_WORKDIR.value))
-    kept = pathlib.Path(_CORRUPTED.value) if _CORRUPTED.value else None
+    weights, workdir = command.path(str(_WEIGHTS.value)), command.path(str(_WORKDIR.value))
+    kept = command.path(_CORRUPTED.value) if _CORRUPTED.value else None
     options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value, kept)
     curve = _curve()
     if not weights.exists():
@@ -112,8 +114,8 @@ def _radius(text: str, norm: str) -> float:
         raise UserError(f"--radii: {text!r} is no number; write 0.5 or 4/255.")
     if norm == "l2" and text.endswith("/255") and 0 < radius <= LARGEST_LINF:
         raise UserError(
-            f"--radii={text} in L2, over the whole image, is next to nothing: of each pixel it is "
-            f"with --norm=linf; if it is meant so, write {radius:.4g}."
+            f"--radii={text}: an L2 radius is over the whole image, where this is next to nothing. "
+            f"For a radius of each pixel take --norm=linf; if you mean it, write {radius:.4g}."
         )
     return radius
 
@@ -152,7 +154,7 @@ def _stage(weights: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
     """The folder of a stage: the one that is named, or what a foreign file is made into."""
     if weights.is_dir():
         return weights
-    imported = workdir / "weights"
+    imported = workdir / f"weights-{sha256(weights)[:12]}"  # another file's may lie there
     if newest(imported) is None:
         import_weights(weights, imported)
     return imported

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -14,16 +15,23 @@ import numpy as np
 
 from adv_ssl.errors import UserError
 
+_log = logging.getLogger("adv_ssl")
+
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes beside ``path``, then moves there: a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # where nothing could be written
+            temporary.unlink()
+        raise
 
 
 def read_json(path: pathlib.Path, kind: type, /, **fields: type) -> Any:
@@ -72,6 +80,8 @@ def held(folder: pathlib.Path) -> Iterator[None]:
             raise UserError(
                 f"another run is at work in {folder}: wait for it, or choose another --workdir."
             ) from None
+        except OSError as error:  # Lustre without its option flock
+            _log.warning("%s: no locks here (%s): one run at a time.", folder, error.strerror)
         yield
 
 

@@ -10,7 +10,6 @@ from adv_ssl import figures
 from adv_ssl.markup import TIMES, Html, arrays, image, join, tag
 from adv_ssl.names import searched, threat
 
-CARDS = 12  # images shown of a gallery
 Images = Mapping[str, np.ndarray]
 
 
@@ -34,7 +33,7 @@ def shown(path: pathlib.Path) -> Html:
         factor = f"{TIMES} {times:g}"
     rows, captions = _layout("clean_reconstruction" in data, bool(attack))
     cards = []
-    for i in range(min(CARDS, len(data["clean_input"]))):
+    for i in range(len(data["clean_input"])):
         drawn = figures.mosaic([[data[name][i] for name in row] for row in rows])
         names = ", ".join(name.replace("_", " ") for row in rows for name in row)
         below = [tag("span", _caption(data, i, kind) if kind else factor) for kind in captions]

@@ -104,8 +104,8 @@ def watch() -> int:
         text=True,
         errors="replace",
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: child.send_signal(number))
+    for number in (signal.SIGTERM, signal.SIGINT):  # the terminal sends Ctrl-C to the child as well
+        signal.signal(number, lambda *_: child.send_signal(signal.SIGTERM))
     last: deque[str] = deque(maxlen=200)
     reader = threading.Thread(target=_read, args=(child, last), daemon=True)
     reader.start()

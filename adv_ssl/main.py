@@ -6,7 +6,6 @@ command again.
 """
 
 import logging
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ def _work(_: Sequence[str]) -> None:
         hosts.join()
         if not hosts.lead():
             command.log.setLevel(logging.WARNING)
-    print(pipeline.run(config_flag.value(), pathlib.Path(str(_WORKDIR.value))))
+    print(pipeline.run(config_flag.value(), str(_WORKDIR.value)))
 
 
 if __name__ == "__main__":

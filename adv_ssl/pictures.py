@@ -2,21 +2,22 @@
 
 import dataclasses
 import pathlib
+import zlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from adv_ssl import stage, tasks
+from adv_ssl import sharding, stage, tasks
 from adv_ssl.checkpoint import State
 from adv_ssl.config import AttackConfig, Config, Stage
-from adv_ssl.data.loader import eval_batches
+from adv_ssl.data.loader import eval_batches, train_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.evaluation import scores
 from adv_ssl.figures import filter_components
 from adv_ssl.files import write_arrays
 from adv_ssl.keys import named
-from adv_ssl.task import PyTree, Task, adversarial
+from adv_ssl.task import Batch, PyTree, Task, adversarial
 
 PICTURES = 8  # images in each gallery
 
@@ -32,13 +33,13 @@ def classified(
     attack = attacks[len(attacks) // 2] if attacks else None
     # The evaluation's own batch size: what it compiled serves here.
     options, size = config.evaluate, config.model.image_size
-    images = min(options.batch_size, len(source.records))
+    images = sharding.rounded_up(min(options.batch_size, len(source.records)))
     batch = next(eval_batches(source, image_size=size, resize=options.resize, batch_size=images))
     first = batch.pop("mask").nonzero()[0][:PICTURES]
     key = named(jax.random.key(config.seed), "evaluate")
     shown: dict[str, Any] = {}
     for kind, search in _kinds(attack).items():
-        _, x, said = scores.attacked(task, search, params, batch, key)
+        _, x, said = scores.attacked(task, search, params, sharding.split(batch), key)
         shown[f"{kind}_input"] = np.asarray(x)[first]
         shown[f"{kind}_prediction"] = np.asarray(said)[first]
     write_arrays(
@@ -69,6 +70,23 @@ def filters(config: Config, params: PyTree, figures: pathlib.Path) -> None:
     write_arrays(path, components=components, explained=explained)
 
 
+def _few(config: Config, options: Stage, source: Source) -> Batch:
+    """A small training batch of this host alone: the others are not asked for a part of it."""
+    few = -(-min(PICTURES, options.batch_size) // options.group) * options.group
+    return next(
+        train_batches(
+            source,
+            image_size=config.model.image_size,
+            views=options.task.views,
+            augment=options.augment,
+            batch_size=few,
+            seed=zlib.crc32(f"pictures/{config.seed}".encode()),
+            start=0,
+            stop=1,
+        )
+    )
+
+
 def prepared(
     config: Config, options: Stage, state: State, source: Source, figures: pathlib.Path
 ) -> None:
@@ -76,11 +94,9 @@ def prepared(
     path = figures / "pretrain_gallery.npz"
     if path.exists():
         return
-    groups = -(-min(PICTURES, len(source.records)) // options.group)
-    few = dataclasses.replace(options, batch_size=groups * options.group, attack=None)
-    batch = next(stage.batches("pictures", config, few, source, 0, 1))
+    batch = _few(config, options, source)
     key = named(jax.random.key(config.seed), "pictures")
-    nominal = stage.make_task(config, few, source.num_classes)
+    nominal = stage.make_task(config, dataclasses.replace(options, attack=None), source.num_classes)
     attack, shown_of = options.attack, tasks.row(options.task)
 
     @jax.jit

@@ -28,6 +28,8 @@ from adv_ssl.models.vit import ViT
 from adv_ssl.task import PyTree
 from adv_ssl.tasks.supervised import Supervised
 
+# May change while a run lasts, such as on another machine: they do not change what is computed
+FREE = {"config.fsdp", "config.remat", "config.data.dir", "config.log_every", "config.save_every"}
 _log = logging.getLogger("adv_ssl")
 
 
@@ -39,14 +41,14 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
       train.Preempted: after SIGTERM, with everything saved.
     """
     plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
-    config, workdir = parse(plain), pathlib.Path(workdir)
+    config, workdir = parse(plain), pathlib.Path(workdir).expanduser()
     stages = config.stages
 
     with contextlib.ExitStack() as kept:
 
         def prepare() -> tuple[dict[str, Source], Source]:
-            sets = {name: _source(config, options.split) for name, options in stages.items()}
-            test_set = _source(config, config.evaluate.split)
+            sets = {name: _source(config, name, options.split) for name, options in stages.items()}
+            test_set = _source(config, "evaluate", config.evaluate.split)
             _check_data(stages, sets, test_set)
             for key in ("weights", "init_from"):
                 _check_weights(config, key)
@@ -73,7 +75,7 @@ def _train(
 ) -> None:
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
     start = config.weights or config.init_from
-    encoder = pathlib.Path(start) if start else None
+    encoder = pathlib.Path(start).expanduser() if start else None
     for i, (name, options) in enumerate(stages.items()):
         source = sets[name]
         later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
@@ -95,8 +97,11 @@ def _train(
             )
 
 
-def _source(config: Config, split: str) -> Source:
-    return sources.load(config.data.name, split, config.data.dir)
+def _source(config: Config, key: str, split: str) -> Source:
+    try:
+        return sources.load(config.data.name, split, config.data.dir)
+    except sources.NoSplit as error:
+        raise UserError(f"config.{key}.{error}") from None
 
 
 def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_set: Source) -> None:
@@ -113,6 +118,11 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
                 f"config.{name}.task.name='supervised' needs labels, {what} has "
                 "none: put the images into one folder for each class, or take another method."
             )
+        if classifies and source.num_classes == 1:
+            raise UserError(
+                f"{what} has one class, {source.class_names[0]}: to tell classes apart takes two "
+                "folders or more; images without classes belong into the folder itself."
+            )
         if classifies and source.num_classes not in (0, test_set.num_classes):
             raise UserError(
                 f"{what} has {source.num_classes} classes and "
@@ -121,8 +131,8 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
             )
         if shared := source.shared(test_set):
             _log.warning(
-                "%s is trained on %d of the %d images that are scored: its scores will be no "
-                "measure of others. Choose config.%s.split and config.evaluate.split apart.",
+                "%s is trained on %d of the %d images that are scored: its scores say nothing "
+                "about new images. Let config.%s.split and config.evaluate.split share none.",
                 name, shared, len(test_set.records), name,
             )  # fmt: skip
 
@@ -132,7 +142,7 @@ def _check_weights(config: Config, key: str) -> None:
     given = getattr(config, key)
     if not given:
         return
-    folder = pathlib.Path(given)
+    folder = pathlib.Path(given).expanduser()
     if not checkpoint.begun(folder):
         meant = [path for path in (folder / "pretrain", folder.parent) if checkpoint.begun(path)]
         hint = f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run."
@@ -156,7 +166,8 @@ def _claim(
     if path.exists():
         theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path, dict), plain))
         later = {k for k in ours if k not in theirs and not ours[k]}  # keys that came since, unset
-        differing = [k for k in theirs | ours if theirs.get(k) != ours.get(k) and k not in later]
+        same = {k for k in theirs | ours if theirs.get(k) == ours.get(k)}
+        differing = [k for k in theirs | ours if k not in same | later | FREE]
         if differing:
             key = differing[0]
             raise UserError(

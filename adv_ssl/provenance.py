@@ -27,11 +27,7 @@ def _commit() -> str | None:
 
     An installed package may lie in the checkout of something else, which does not track it.
     """
-    return (
-        None
-        if _git("ls-files", "--error-unmatch", "errors.py") is None
-        else _git("rev-parse", "HEAD")
-    )
+    return _git("ls-files", "--error-unmatch", "errors.py") and _git("rev-parse", "HEAD")
 
 
 def _git(*arguments: str) -> str | None:

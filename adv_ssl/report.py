@@ -116,7 +116,8 @@ def _headline(path: pathlib.Path) -> Html:
         f"data: {config['data']['name']}",
     ]
     if not _pretrained(config):
-        title = f"Fine-tuning of {config['weights'] or 'random weights'}"
+        start = config["weights"] or config.get("init_from") or "random weights"
+        title = f"Fine-tuning of {start}"
         return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
     name, attack = pretrain["task"]["name"], pretrain["attack"]
     title = f"{METHODS.get(name, name)}: nominal pre-training"

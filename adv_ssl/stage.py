@@ -128,7 +128,7 @@ def make_step(recipe: train.Recipe, shapes: State, fsdp: bool, mesh: Mesh) -> tu
 
 def result(stage: Stage, state: State) -> PyTree:
     """The parameters that are scored and handed on."""
-    return state.ema if stage.ema is not None and stage.ema.used else state.params
+    return state.ema if stage.averaged else state.params
 
 
 def _receive_encoder(
@@ -136,13 +136,14 @@ def _receive_encoder(
 ) -> State:
     """``state`` with the encoder of the stage in ``pretrained``; writes handoff.json."""
     with Checkpoints(pretrained / "checkpoints") as checkpoints:
-        params, rows = hand_over(checkpoints.params(), state.params)
+        given = checkpoints.params()
+    params, rows = hand_over(given, state.params)
     if hosts.lead():
         write_json(folder / "handoff.json", [row._asdict() for row in rows])
     counts = collections.Counter(row.status for row in rows)
     _log.info("starts from %s: %s", pretrained, dict(counts))
-    if stage.ema is not None and not stage.ema.own_seed:
-        state = state._replace(ema=jax.tree.map(jnp.array, params))  # a copy of its own
+    if state.ema is not None:  # its encoder too; copies of its own
+        state = state._replace(ema=jax.tree.map(jnp.array, hand_over(given, state.ema)[0]))
     return state._replace(params=jax.tree.map(jnp.asarray, params))
 
 
@@ -164,10 +165,9 @@ def run(
     recipe = make_recipe(stage, make_task(config, stage, source.num_classes), steps)
     key = named(jax.random.key(config.seed), name)
     random = functools.partial(random_state, stage, recipe, key)
-    averaged = stage.ema is not None and stage.ema.used
     if hosts.lead():
         write_json(folder / "classes.json", source.class_names)
-    with Checkpoints(folder / "checkpoints", config.model, averaged) as checkpoints:
+    with Checkpoints(folder / "checkpoints", config.model, stage.averaged) as checkpoints:
         shapes = jax.eval_shape(random)
         step, shardings = make_step(recipe, shapes, config.fsdp, sharding.mesh())
         fresh = checkpoints.latest() is None

@@ -46,7 +46,8 @@ def watch_for_preemption() -> None:
 
     def ask(number: int, _: object) -> None:
         _preemption.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT:  # a launcher sends SIGTERM beside the terminal's Ctrl-C
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
@@ -178,7 +179,8 @@ def run(
             with clock.waiting():
                 batch = next(batches)
         except Exception:  # whatever cannot be read, the steps up to here are kept
-            checkpoints.save(state, wait=True)
+            if jax.process_count() == 1:  # of several the others are in a step, and save none
+                checkpoints.save(state, wait=True)
             raise
         state, metrics = step_fn(state, batch)
         if before:  # one step is in flight, not more: queued batches would pile up in memory

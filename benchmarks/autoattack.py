@@ -25,6 +25,7 @@ import numpy as np
 import optax
 import torch
 import torchattacks
+from flax.traverse_util import flatten_dict
 from sklearn.datasets import load_digits
 from timm.models.vision_transformer import VisionTransformer
 
@@ -36,6 +37,7 @@ from adv_ssl.evaluation.predict import classifier
 from adv_ssl.models.vit import MEAN, STD, Architecture, ViT
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, Verdict, autoattack
 from adv_ssl.robustness.losses import cross_entropy
+from adv_ssl.weights.layouts import to_timm
 from benchmarks import timing
 
 PyTree = Any
@@ -113,27 +115,13 @@ class TorchViT(torch.nn.Module):
             num_classes=10,
             global_pool="avg",
         )
-        self.vit.load_state_dict(torch_weights(architecture, params))
+        arrays, _ = to_timm(flatten_dict(params, sep="/"), a.patch)
+        self.vit.load_state_dict(
+            {name: torch.tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.vit((x - self.mean) / self.std)
-
-
-def torch_weights(architecture: Architecture, params: PyTree) -> dict[str, torch.Tensor]:
-    """Our parameters by timm's names and in torch's layouts."""
-    patch = architecture.patch
-    weights = {}
-    for path, value in jax.tree_util.tree_leaves_with_path(params):
-        name = ".".join(part.key for part in path).removeprefix("encoder.")
-        name = name.replace("block_", "blocks.").replace("patch_embed", "patch_embed.proj")
-        name = name.replace("kernel", "weight").replace("scale", "weight")
-        array = np.array(value)
-        if "patch_embed" in name and name.endswith("weight"):
-            array = array.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
-        elif name.endswith("weight") and array.ndim == 2:
-            array = array.T
-        weights[name] = torch.tensor(array)
-    return weights
 
 
 def theirs(name: str, model: torch.nn.Module, norm: str, epsilon: float, queries: int) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from adv_ssl.estimate import program
 from benchmarks import peak, steps, timing
 from benchmarks.steps import Case
 from benchmarks.timing import Spent
@@ -38,7 +39,7 @@ def _figures(case: Case, taken: dict[Any, list[Spent]]) -> dict[str, Any]:
     """The table of a method."""
     seconds = {name: [spent.seconds for spent in each] for name, each in taken.items()}
     cpu = {name: [spent.cpu for spent in each] for name, each in taken.items()}
-    flops = {threat: steps.flops(case, threat) for threat in steps.THREATS}
+    flops = {threat: program.flops(steps.run(case, threat)) for threat in steps.THREATS}
     reached = {
         library: max(
             timing.middle([peak.flops(name) / each for each in seconds[library, name]])["median"]

@@ -19,7 +19,7 @@ from benchmarks.steps import Case
 
 OUTPUT = pathlib.Path(__file__).parent / "results.json"
 NO_TORCH = (
-    "PyTorch is not installed: only our half is measured; pip install -e .[bench] adds the other."
+    "PyTorch is not installed: only our half is measured; pip install -e '.[bench]' adds the other."
 )
 Options = argparse.Namespace
 
@@ -125,6 +125,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", type=lambda s: s.split(","), default=recipes.METHODS)
     parser.add_argument("--rounds", type=int, help="measurements of each; by default by the part")
     options = parser.parse_args(argv)
+    if options.rounds == 1:
+        parser.error("--rounds: 2 or more, for a spread")
+    if unknown := set(options.methods) - set(recipes.METHODS):
+        parser.error(f"--methods: {', '.join(unknown)}: choose from {', '.join(recipes.METHODS)}")
     runtime.prepare()
     if not torch_steps:
         print(NO_TORCH)

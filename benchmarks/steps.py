@@ -12,8 +12,9 @@ import numpy as np
 from adv_ssl import recipes, stage, train
 from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data.photometric import Photometric
-from adv_ssl.estimate.flops import matmul_flops
-from adv_ssl.task import PyTree, Task
+from adv_ssl.estimate import program
+from adv_ssl.estimate.program import Run
+from adv_ssl.task import PyTree
 from adv_ssl.tasks.byol import Byol
 
 THREATS = ("nominal", "l2")
@@ -47,6 +48,7 @@ def parsed(case: Case, threat: str) -> tuple[Config, Stage]:
     raw = recipes.recipe(case.method, threat, case.scale)
     raw.dtype = case.dtype
     raw.pretrain.batch_size = case.batch_size
+    raw.pretrain.steps = STEPS
     if case.method == "supervised":
         raw.pretrain.task.mixing.group = case.batch_size
     config = parse(raw.to_dict())
@@ -71,18 +73,14 @@ def _on_device(case: Case) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, batch(case))
 
 
-def task(case: Case, threat: str) -> Task:
-    """The task that is trained."""
-    return stage.make_task(*parsed(case, threat), case.classes)
-
-
-def _recipe(case: Case, threat: str) -> train.Recipe:
-    return stage.make_recipe(parsed(case, threat)[1], task(case, threat), STEPS)
+def run(case: Case, threat: str) -> Run:
+    """The stage whose step is timed."""
+    return Run(*parsed(case, threat), images=0, classes=case.classes)
 
 
 def _random_state(case: Case) -> PyTree:
-    recipe = _recipe(case, "nominal")
-    return stage.random_state(parsed(case, "nominal")[1], recipe, jax.random.key(0))
+    made = run(case, "nominal")
+    return stage.random_state(made.stage, program.recipe(made), jax.random.key(0))
 
 
 def prepared(case: Case) -> dict[str, Callable[[], float]]:
@@ -95,32 +93,13 @@ def prepared(case: Case) -> dict[str, Callable[[], float]]:
         jax.block_until_ready(state[0])
         return float(metrics["loss"])
 
-    return {threat: functools.partial(step, _recipe(case, threat)) for threat in THREATS}
-
-
-def flops(case: Case, threat: str) -> int:
-    """FLOPs of the matrix products of a step."""
-    state = jax.eval_shape(lambda: _random_state(case))
-    step = functools.partial(train.train_step, _recipe(case, threat))
-    return matmul_flops(jax.make_jaxpr(step)(state, batch(case), jax.random.key(0)).jaxpr)
-
-
-def xla_flops(case: Case, threat: str) -> float:
-    """FLOPs of all that a step computes, as XLA counts them; of a loop it counts one turn."""
-    state = jax.eval_shape(lambda: _random_state(case))
-    step = train.train_step.lower(_recipe(case, threat), state, batch(case), jax.random.key(0))
-    counted: Any = step.cost_analysis()
-    return float(counted["flops"])
-
-
-def flop_ratio(case: Case, count: Callable[[Case, str], float] = flops) -> float:
-    """PGD^2 over nominal."""
-    return count(case, "l2") / count(case, "nominal")
+    recipes = {threat: program.recipe(run(case, threat)) for threat in THREATS}
+    return {threat: functools.partial(step, recipe) for threat, recipe in recipes.items()}
 
 
 def once(case: Case) -> tuple[PyTree, PyTree, Any, np.ndarray]:
     """(parameters, x, context, losses [B]) of one nominal batch, without drop path."""
-    made = task(case, "nominal")
+    made = program.recipe(run(case, "nominal")).task
     state = _random_state(case)
     x, context, _ = made.prepare(state.params, state.ema, _on_device(case), jax.random.key(1))
     losses, _ = jax.jit(made.loss)(state.params, x, context, None)

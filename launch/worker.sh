@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 log=~/adv_ssl.log
 pid=~/adv_ssl.pid
-mount=${MOUNT:-/mnt/gcs}
+mount=/mnt/gcs
 
 install_gcsfuse() {
   local key=/usr/share/keyrings/cloud.google.asc url=https://packages.cloud.google.com/apt release

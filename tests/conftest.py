@@ -79,6 +79,7 @@ def forget_programs():
 def real_data() -> pathlib.Path:
     """The folder with the real data sets, where it is."""
     folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", ROOT.parent / "shared" / "tfds"))
-    if not folder.is_dir():
-        pytest.skip(f"the real data sets are missing: no {folder}; set TFDS_DATA_DIR")
+    for name in ("cifar10", "imagenet2012", "geirhos_conflict_stimuli"):
+        if not (folder / name).is_dir():
+            pytest.skip(f"the real data set {name} is missing in {folder}; set TFDS_DATA_DIR")
     return folder

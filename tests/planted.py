@@ -59,7 +59,7 @@ def plant(cell: Cell, folder: pathlib.Path, value: Any) -> None:
         else:
             results = [
                 score(row, value(row) / 100, suite=suite,
-                      metric=store.METRICS.get((suite, row), "top1")) for row in cell.rows
+                      metric=store.METRICS.get(row, "top1")) for row in cell.rows
             ]  # fmt: skip
             results.append(score("c", 3.0, suite=suite, metric="mce"))
     (run / "results.json").write_text(json.dumps(results))

@@ -195,6 +195,22 @@ def test_a_check_sum_sees_every_bit_and_its_place_but_no_device():
     assert of not in other
 
 
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    """A checkpoint that does not fit here and now stays where it is."""
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state(step), wait=True)
+
+        def full(*_, **__):
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+
+        monkeypatch.setattr(checkpoints._manager, "restore", full)
+        with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+            checkpoints.restore(jax.eval_shape(lambda: state(0)))
+        assert checkpoints.latest() == 2
+    assert not (tmp_path / "damaged").exists()
+
+
 @pytest.mark.usefixtures("forgiving")
 def test_without_an_older_one_a_damaged_checkpoint_stays_where_it_is(tmp_path):
     with Checkpoints(tmp_path / "c", TINY) as checkpoints:

@@ -146,7 +146,6 @@ for row in rows:
         read[0](sys.argv)
         if name == "adv_ssl.main":
             plain = config_flag.value().to_dict()
-            del plain["sources"]
             config.parse(plain)
         os._exit(0)
     if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):

@@ -111,6 +111,25 @@ def test_the_price_of_the_attack(method):
     assert two / nominal == pytest.approx(2.0 if method == "byol" else 7 / 3, rel=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", recipes.METHODS)
+def test_the_price_of_the_attack_at_the_papers_scale(method, monkeypatch):
+    """H: of ViT-B/16, by the matrix products and by XLA's count of all that is computed."""
+
+    def of(threat: str) -> program.Run:
+        raw = recipes.recipe(method, threat, "imagenet")
+        raw.pretrain.batch_size = 8
+        if method == "supervised":
+            raw.pretrain.task.mixing.group = 8
+        return program.runs(parse(raw.to_dict()))["pretrain"]
+
+    # As a loop, the attack would be counted as one step.
+    monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
+    for count in (program.flops, by_xla):
+        ratio = count(of("l2")) / count(of("nominal"))
+        assert ratio == pytest.approx(2.0 if method == "byol" else 7 / 3, rel=0.05)
+
+
 def test_each_step_of_the_attack_costs_the_same():
     none, zero, one, three = (program.flops(run_of("rotnet", steps)) for steps in (None, 0, 1, 3))
     assert none == zero
@@ -216,11 +235,6 @@ def test_custom_kernels_by_hand():
     assert hlo.kernels(run, {}) == (0, 1)
 
 
-def test_a_name_tells_where_an_operation_comes_from():
-    names = {run.name for run in hlo.instructions(PROGRAM) if run.cycles}
-    assert names == {"jit(train_step)/while/mul", ""}
-
-
 # ---- costs ----------------------------------------------------------------------------------
 
 
@@ -315,7 +329,7 @@ def test_topologies():
 
 def test_a_missing_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e \.\[estimate\]$"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[estimate\]'$"):
         pod.compiled({}, "pretrain", topology("v5e:8x8"))
 
 
@@ -448,5 +462,4 @@ def test_a_step_that_does_not_fit():
 
 
 def program_of_tiny(**changes):
-    raw = tiny.config("l2", "rotnet", **changes).to_dict()
-    return {key: value for key, value in raw.items() if key != "sources"}
+    return tiny.config("l2", "rotnet", **changes).to_dict()

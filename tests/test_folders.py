@@ -227,6 +227,16 @@ def test_two_folders_of_one_split(root):
         scan(f"folder:{root}")
 
 
+def test_splits_by_other_names(tmp_path):
+    for name in ("Training", "Testing", "valid"):
+        save(tmp_path / name / "cat" / "0.png")
+    found = scan(f"folder:{tmp_path}")
+    assert {key: path.name for key, path in found.roots.items()} == {
+        "train": "Training", "test": "Testing", "validation": "valid",
+    }  # fmt: skip
+    assert found.classes == ("cat",)
+
+
 def test_a_link_to_itself(root):
     path = root / "train" / "cat" / "self.jpg"
     path.symlink_to(path)

@@ -411,21 +411,23 @@ REQUEUED = ["scontrol requeue 7"]
 
 
 @pytest.mark.parametrize(
-    ("code", "state", "restarts", "expected", "calls"),
+    ("code", "nodes", "state", "restarts", "expected", "calls"),
     [
-        (0, "RUNNING", 0, 0, []),
-        (1, "RUNNING", 0, 1, []),
-        (2, "RUNNING", 0, 2, []),
-        (75, "RUNNING", 0, 75, REQUEUED),
-        (137, "RUNNING", 2, 137, REQUEUED),  # a task was killed; its peers left with 75
-        (75, "CANCELLED", 0, 75, []),
-        (75, "RUNNING", 3, 1, []),  # nothing but quick ends
+        (0, 1, "RUNNING", 0, 0, []),
+        (1, 1, "RUNNING", 0, 1, []),
+        (2, 1, "RUNNING", 0, 2, []),
+        (75, 1, "RUNNING", 0, 75, REQUEUED),
+        (137, 2, "RUNNING", 2, 137, REQUEUED),  # a task was killed; its peers left with 75
+        (137, 1, "RUNNING", 0, 137, []),  # the only one: out of memory, and again each time
+        (75, 1, "CANCELLED", 0, 75, []),
+        (75, 1, "RUNNING", 3, 1, []),  # nothing but quick ends
     ],
 )
-def test_slurm_queues_again(fake, code, state, restarts, expected, calls):
+def test_slurm_queues_again(fake, code, nodes, state, restarts, expected, calls):
     fake.write("codes", code)
     fake.write("state", state)
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts), "PYTHON": "python"}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": str(nodes)}
+    slurm |= {"SLURM_RESTART_COUNT": str(restarts), "PYTHON": "python"}
     assert fake.run("slurm.sbatch", *ARGS, **slurm)[0] == expected
     assert fake.lines("calls") == calls
     assert shlex.split(fake.lines("starts")[0])[-2:] == ARGS

@@ -1,17 +1,14 @@
 """Every method from images to scores, for real though tiny; transfer; and what attacks cost."""
 
-import functools
 import json
 
 import chex
-import jax
 import numpy as np
 import pytest
 import tiny
 
 from adv_ssl import pipeline, recipes, sharding, train
 from adv_ssl.checkpoint import Checkpoints
-from benchmarks.steps import Case, flop_ratio, xla_flops
 
 STEPS = {"pretrain__steps": 4, "finetune__steps": 2}
 
@@ -106,24 +103,3 @@ def test_transfer_of_an_encoder(finished, optimizer, tmp_path):
     assert not (tmp_path / "pretrain").exists()
     (record,) = tiny.results(tmp_path)
     assert (record["stage"], record["step"], record["n"]) == ("finetune", 2, 50)
-
-
-@pytest.mark.parametrize(
-    "method",
-    ["byol", "supervised", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mae", "rotnet"))],
-)
-def test_the_cost_of_the_attack(method):
-    """H: input gradients only and the context made once: 7/3 of the nominal FLOPs, BYOL's 2."""
-    expected = 2.0 if method == "byol" else 7 / 3
-    assert flop_ratio(Case(method, "imagenet")) == pytest.approx(expected, rel=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", recipes.METHODS)
-def test_the_cost_of_the_attack_as_xla_counts_it(method, monkeypatch):
-    """H: of the whole step at ViT-B/16, attention and element-wise work included."""
-    # As a loop, the attack would be counted as one step.
-    monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
-    expected = 2.0 if method == "byol" else 7 / 3
-    ratio = flop_ratio(Case(method, "imagenet"), xla_flops)
-    assert ratio == pytest.approx(expected, rel=0.05)

@@ -133,7 +133,8 @@ MISTAKES = {
         r"'cifar10:3\.0\.2' in gs://bucket/sets cannot be read",
     ),
     "no such folder": ({"data__name": "folder:/nowhere"}, r"/nowhere"),
-    "no such split": ({"pretrain__split": "trian"}, r"trian.*train"),
+    "no such split": ({"pretrain__split": "trian"}, r"config\.pretrain\.split='trian' of.*train"),
+    "no such test split": ({"evaluate__split": "tst"}, r"config\.evaluate\.split='tst' of digits"),
     "no whole number": ({"log_every": 0}, r"log_every=0"),
 }
 # The same of other methods: (method, changes, what is said).
@@ -219,6 +220,14 @@ def test_a_test_set_of_other_classes_is_noticed_before_any_training(tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def test_one_class_is_nothing_to_tell_apart(tmp_path, monkeypatch):
+    tiny.folder_of_images(tmp_path / "images" / "photos", 60)
+    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained"))
+    changes = {"data__name": f"folder:{tmp_path / 'images'}", "evaluate__split": "test"}
+    with pytest.raises(UserError, match=r"train has one class, photos: .* two folders or more"):
+        pipeline.run(tiny.config(**changes), tmp_path / "run")
+
+
 def test_a_folder_of_scores_is_no_place_for_a_run(tmp_path):
     (tmp_path / "evaluation.json").write_text("{}")
     with pytest.raises(UserError, match="holds the scores of an evaluation: choose another"):
@@ -284,6 +293,11 @@ COMMANDS = {  # what is said -> the command line
     "'4/255'; write 0.015686": f"{BYOL} --config.pretrain.attack.epsilon=4/255",
     "unexpected argument 'digits'": f"{BYOL} digits",
     "--workdir=DIR are needed": f"{BYOL} --workdir=",
+    "'./255'": f"{BYOL} --config.pretrain.attack.epsilon=./255",
+    "'4/0'": f"{BYOL} --config.pretrain.attack.epsilon=4/0",
+    "config.finetune.epochs: steps=2500 comes before it": (
+        "--config=configs/transfer_sgd.py:cifar100 --config.finetune.epochs=20"
+    ),
 }
 # Every command line in a process of its own that begins with everything imported already.
 FORKS = """

@@ -209,7 +209,7 @@ def test_a_radius_is_held_to_the_papers_by_the_change_per_pixel() -> None:
     made = dataclasses.replace(PAPER, figure1=curves, l2_unit=32 / 224)
     (claim,) = (c for c in claims.claims() if c.id == "C14")
     assert claim.test(made).margin == pytest.approx(1.0)
-    with pytest.raises(tables.Missing, match="sweep of Sup over l2 radii"):
+    with pytest.raises(tables.Missing, match="Sup l2 at 4"):
         claim.test(dataclasses.replace(made, l2_unit=1.0))
 
 
@@ -368,15 +368,14 @@ def test_claims_that_fail_can_hold() -> None:
 
 
 def over_seeds(margins: list[float]) -> tables.Ours:
-    """BYOL-l2 above nominal BYOL by these points, one for each seed."""
-    made = {}
-    for seed, margin in enumerate(margins):
-        column = {("cifar10", "byol", "nominal"): tables.Score(50.0),
-                  ("cifar10", "byol", "l2"): tables.Score(50.0 + margin)}  # fmt: skip
-        made[seed] = tables.Exhibits(("cifar10",), {}, {}, column, {}, {}, {})
-    mean = {("cifar10", "byol", "nominal"): tables.Score(50.0),
-            ("cifar10", "byol", "l2"): tables.Score(50.0 + float(np.mean(margins)))}  # fmt: skip
-    return tables.Ours(tables.Exhibits(("cifar10",), {}, {}, mean, {}, {}, {}), made)
+    """BYOL in L2 above nominal BYOL by these points, one for each seed."""
+    nominal = {("cifar10", "byol", "nominal"): tables.Score(50.0)}
+
+    def above(margin: float) -> tables.Exhibits:
+        curve = {("byol", "l2", 2.0): tables.Score(50.0 + margin)}
+        return tables.Exhibits(("cifar10",), {}, curve, nominal, {}, {}, {})
+
+    return tables.Ours(above(float(np.mean(margins))), dict(enumerate(map(above, margins))))
 
 
 @pytest.mark.parametrize(
@@ -399,6 +398,40 @@ def test_a_verdict_over_seeds(margins: list[float], verdict: str) -> None:
         assert (found.low, found.high) == pytest.approx(
             (found.number - half, found.number + half), abs=1e-5
         )
+
+
+def test_a_verdict_is_of_seeds_that_have_all_of_it() -> None:
+    """Never of one seed's attacked and another's nominal model; the number is their mean."""
+    ours, claim = over_seeds([1.0, 2.0, 3.0]), CLAIMS["C11"]
+    for seed in (1, 2):
+        ours.seeds[seed] = dataclasses.replace(ours.seeds[seed], figure2={})
+    one = verdicts.judge_ours(claim, ours)
+    assert (one.verdict, one.number, one.seeds) == ("holds", pytest.approx(1.0), 1)
+    ours.seeds[0] = dataclasses.replace(ours.seeds[0], figure1={})
+    none = verdicts.judge_ours(claim, ours)
+    assert (none.verdict, none.number) == ("undecided", None)
+    assert none.detail == "missing: no seed has all of it"
+
+
+def test_a_part_of_what_is_swept_decides_nothing() -> None:
+    """Neither the best radius nor the best decay is known before all are scored."""
+    curve = {("byol", "l2", r): tables.Score(50.0 - abs(r - 2)) for r in (1.0, 2.0, 4.0)}
+    radii = {("byol", "l2"): (1.0, 2.0, 4.0, 8.0)}
+    part = dataclasses.replace(PAPER, figure1=curve, radii=radii)
+    for name in ("C04", "C14"):
+        assert verdicts.judge(CLAIMS[name], part).detail.startswith("missing: ")
+    robust = {(gamma, 0.5): tables.Score(60 - 10 * gamma) for gamma in (0.65, 0.75)}
+    part = dataclasses.replace(PAPER, figure5=robust, gammas=(0.65, 0.75, 0.85))
+    assert verdicts.judge(CLAIMS["C20"], part).detail == "missing: robust accuracy of all decays"
+    whole = dataclasses.replace(part, gammas=(0.65, 0.75))
+    assert verdicts.judge(CLAIMS["C20"], whole).verdict == "holds"
+
+
+def test_two_of_the_five_transfer_sets_are_no_mean() -> None:
+    few = {key: score for key, score in PAPER.table1.items() if key[0] in ("cifar10", "cifar100")}
+    part = dataclasses.replace(PAPER, table1=few)
+    for name in ("C22", "C26", "C27", "C28", "C29"):
+        assert verdicts.judge(CLAIMS[name], part).detail.startswith("missing: sun397"), name
 
 
 # ---- the page -------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ def test_cells_that_are_not_done_are_left_out(planted, tmp_path):
         assert not [name for name in file.namelist() if name.startswith(cells[-1].name + "/")]
 
 
-@pytest.mark.parametrize("member", ["../results.json", "a/../../results.json", "a/run.py"])
+@pytest.mark.parametrize(
+    "member", ["../results.json", "a/../../results.json", "a/run.py", "/tmp/x/results.json"]
+)
 def test_a_hostile_archive_writes_nothing_outside(tmp_path, member):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         file.writestr(member, "{}")

@@ -351,6 +351,16 @@ def test_the_command_line(tmp_path: pathlib.Path) -> None:
     [
         (["walk"], "say `python -m adv_ssl.paper run`"),
         (["report", "--store=x", "--out=y", "--scale=huge"], "--scale=huge: choose from imagenet"),
+        (
+            ["report", "--store=x", "--out=y", "--scale=tiny_x2"],
+            "the page of --scale=tiny shows it",
+        ),
+        (["report", "--store=x", "--out=y", "--only=*"], "--only is an option of run; report has"),
+        (["run", "--store=x", "--selection=test"], "--selection is an option of report; run has"),
+        (["pack", "--store=x", "--archive=a.zip", "--dry_run"], "--dry_run is an option of run"),
+        (["run", "--store=x", "--dry_run", "--print_jobs"], "take one of them"),
+        (["report", "--store=no.zip", "--out=y"], "no.zip is no archive that"),
+        (["unpack", "--store=x", "--archive=no.zip"], "no.zip is no archive that"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:

@@ -10,16 +10,20 @@ import sys
 import time
 
 import chex
+import jax
 import numpy as np
 import pytest
 import tiny
 from conftest import ROOT
 
 from adv_ssl import config as config_module
-from adv_ssl import pipeline, sharding, train
+from adv_ssl import pictures, pipeline, sharding, train
 from adv_ssl.checkpoint import Checkpoints
+from adv_ssl.config import parse
+from adv_ssl.data import sources
 from adv_ssl.errors import UserError
 from adv_ssl.files import held
+from adv_ssl.stage import make_recipe, make_task, random_state
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,14 @@ def test_a_workdir_of_another_config_is_refused(finished):
         pipeline.run(tiny.config(seed=1), finished)
 
 
+def test_what_computes_the_same_may_change_on_the_way(finished, tmp_path):
+    """Such as on a smaller machine: none of these makes another run of it."""
+    shutil.copytree(finished, tmp_path / "run")
+    changes = {"fsdp": True, "remat": True, "log_every": 3, "save_every": 5, "data__dir": "/sets"}
+    pipeline.run(tiny.config(**changes), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["fsdp"] is True
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
     changes = {"weights": str(finished / "pretrain"), "model__width": 32}
     with pytest.raises(UserError, match="width is 16 there and 32 here"):
@@ -243,6 +255,18 @@ def test_an_image_that_cannot_be_read_loses_no_step(tmp_path, monkeypatch):
     pipeline.run(config, tmp_path / "run")
     ours, theirs = (tiny.params(tmp_path / run / "pretrain") for run in ("run", "whole"))
     chex.assert_trees_all_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("hosts", "parts"), [(1, 16), (3, 1)])
+def test_pictures_are_of_a_few_images_however_a_batch_is_split(hosts, parts, tmp_path, monkeypatch):
+    """Into more parts than there are pictures, or over hosts that do not divide them."""
+    config = parse(tiny.config("l2", "rotnet", pretrain__accumulation=parts).to_dict())
+    source = sources.load("digits", "train", "")
+    recipe = make_recipe(config.pretrain, make_task(config, config.pretrain, 10), 1)
+    state = random_state(config.pretrain, recipe, jax.random.key(0))
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    pictures.prepared(config, config.pretrain, state, source, tmp_path)
+    assert len(np.load(tmp_path / "pretrain_gallery.npz")["clean_input"]) == pictures.PICTURES
 
 
 @pytest.mark.parametrize("name", ["config.json", "provenance.json", "results.json"])

@@ -346,7 +346,8 @@ def test_every_value_says_where_it_comes_from(name):
     [
         (lambda: recipes.recipe("byol", "l2", "imagenette"), "scale 'imagenette'"),
         (lambda: recipes.recipe("mae", "l2", "imagenet,adamw"), "variant 'adamw'.*from none"),
-        (lambda: recipes.recipe("byol", "l2", "digits,lamb"), "variant 'lamb'.*from adamw"),
+        (lambda: recipes.recipe("byol", "l2", "imagenet,lamb"), "variant 'lamb'.*from adamw"),
+        (lambda: recipes.recipe("byol", "l2", "digits,adamw"), "variant 'adamw'.*from none"),
         (lambda: recipes.transfer("sgd", "pets"), "set 'pets'.*choose from cifar10"),
         (lambda: recipes.transfer("sgd", "cifar10,big"), "scale 'big'"),
     ],

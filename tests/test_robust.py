@@ -229,7 +229,7 @@ def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
         "Doubts",
         "PGD-40, 3 restarts",
         "apgd, L2 ε\xa0=\xa00.05",
-        "Fallen",
+        "Images that fell",
     ):
         assert said in text
 
@@ -256,7 +256,9 @@ def test_logits_that_mask_the_gradient_are_named(model, source, monkeypatch):
     """Where a network is sure, the cross-entropy has no gradient in float32."""
     found = ladder(sure, model, source, monkeypatch)
     assert found["zero_gradient"] > 0.8
-    assert any("masked gradients; attacks by cross-entropy are blind" in f for f in found["flags"])
+    assert any(
+        "masked gradients, to which attacks by cross-entropy are blind" in f for f in found["flags"]
+    )
 
 
 def test_a_network_of_steps_is_named(model, source, monkeypatch):

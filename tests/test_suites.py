@@ -21,10 +21,11 @@ from adv_ssl import provenance
 from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.data import corruptions, sources
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import corrupted, page, predict, robust, runner, scores, suites
+from adv_ssl.evaluation import corrupted, page, predict, robust, rules, runner, scores, suites
 from adv_ssl.evaluation.predict import Model, Predictions
 from adv_ssl.files import write_json
 from adv_ssl.models.vit import ViT
+from adv_ssl.weights.transfer import export_weights
 
 OPTIONS = runner.Options("", 4, 0)
 
@@ -316,15 +317,15 @@ def test_a_set_of_another_class_order_is_named(sets, classifier, tmp_path):
     names.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     options = runner.Options(str(tmp_path / "sets"), 4, 0)
     with pytest.raises(UserError, match=r"not the 1000 sorted WNIDs .* class 0, n01443537"):
-        runner._open(row("a"), predict.load(classifier), options)
+        runner._open(row("a"), predict.load(classifier), options.data_dir)
 
 
 def test_a_model_of_another_class_order_is_named(sets, tmp_path):
     """Known by its names, or else by a score that is no better than chance (P19)."""
-    save(tmp_path / "named", 1000, tuple(reversed(runner.wnids())))
+    save(tmp_path / "named", 1000, tuple(reversed(rules.wnids())))
     options = runner.Options(str(sets), 4, 0)
     with pytest.raises(UserError, match=r"other classes or another order, .* class 0, n15075141"):
-        runner._open(row("v2"), predict.load(tmp_path / "named"), options)
+        runner._open(row("v2"), predict.load(tmp_path / "named"), options.data_dir)
     model = Model(TINY, {"head": {"kernel": np.zeros((1, 10))}}, ())
     shown = suites.CIFAR10[0]
     for value, doubted in ((0.10, True), (0.05, True), (0.20, False)):
@@ -366,22 +367,22 @@ def test_a_planted_class_order_is_named(order, named, tmp_path, monkeypatch):
 def test_a_model_of_other_classes_is_refused(sets, tmp_path):
     save(tmp_path / "ten", 10)
     with pytest.raises(UserError, match="is scored with 1000 classes and the model has 10"):
-        runner._open(row("v2"), predict.load(tmp_path / "ten"), runner.Options(str(sets), 4, 0))
+        runner._open(row("v2"), predict.load(tmp_path / "ten"), str(sets))
 
 
 def test_corruptions_on_the_fly(real_data, tmp_path):
     """The suite cifar10: the same images, corrupted by seed and place."""
     save(tmp_path / "ten", 10)
-    fog = next(row for row in suites.CIFAR10 if row.name == "c/gaussian_noise_5")
-    clean = suites.CIFAR10[0]
-    model = predict.load(tmp_path / "ten")
-    options = runner.Options(str(real_data), 4, 0, 6)
-    sources = [runner._open(row, model, options) for row in (clean, fog, fog)]
-    a, b, c = ([s.records[i]["image"] for i in range(6)] for s in sources)
-    other = runner._open(fog, model, runner.Options(str(real_data), 4, 1, 6))
-    np.testing.assert_array_equal(b, c)
-    assert 5 < np.abs(np.float32(a) - b).mean() < 60
-    assert (np.asarray(b[0]) != other.records[0]["image"]).any()
+    noise = next(row for row in suites.CIFAR10 if row.name == "c/gaussian_noise_5")
+    clean = runner._open(noise, predict.load(tmp_path / "ten"), str(real_data)).first(6)
+
+    def images(source: sources.Source) -> np.ndarray:
+        return np.array([source.records[i]["image"] for i in range(6)])
+
+    a, b, other = (corrupted.corrupted(clean, noise.corruption, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(images(a), images(b))
+    assert 5 < np.abs(np.float32(images(clean)) - images(a)).mean() < 60
+    assert (images(a)[0] != images(other)[0]).any()
 
 
 def test_corrupted_images_are_kept_for_the_next_model(tmp_path, monkeypatch):
@@ -402,6 +403,10 @@ def test_corrupted_images_are_kept_for_the_next_model(tmp_path, monkeypatch):
             with pytest.raises(TypeError):
                 opened(**other)
     assert (np.array(made) != opened(100, seed=1)).any()
+    for path in tmp_path.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"_3\.npy is damaged .*: remove it, and it is made anew"):
+        opened(100)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
 
 
@@ -446,11 +451,30 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
     line = [f"--weights={tmp_path / 'ten'}", f"--workdir={tmp_path / 'w'}"]
     with pytest.raises(UserError, match="nothing was scored"):
         command(*line, "--suite=transfer", "--data_dir=/nowhere")
-    for images in (2, 4):
-        attack = "--data=digits", "--attack=pgd", "--radii=0.1", f"--images={images}"
+    for images, radii in ((2, "0.1"), (4, "0.1"), (4, "0.05")):
+        attack = "--data=digits", "--attack=pgd", f"--radii={radii}", f"--images={images}"
         command(*line, "--suite=robust", "--batch_size=2", *attack)
-        records = [r for r in tiny.results(tmp_path / "w") if r["suite"] == "robust"]
-        assert [r["n"] for r in records] == [images, images]
+    records = [r for r in tiny.results(tmp_path / "w") if r["suite"] == "robust"]
+    assert [(r["n"], r["attack"] and r["attack"]["epsilon"]) for r in records] == [
+        (2, None), (2, 0.1), (4, 0.1), (4, None), (4, 0.05),
+    ]  # fmt: skip
+
+
+def test_a_curve_is_of_one_number_of_images_and_its_radii_go_up(tmp_path, monkeypatch):
+    def record(n, epsilon):
+        attack = epsilon and {"name": "pgd", "norm": "l2", "epsilon": epsilon}
+        value = n / 100 - epsilon
+        return {"dataset": "d", "value": value, "ci95": [0, 1], "n": n, "attack": attack}
+
+    drawn = {}
+    monkeypatch.setattr(page.figures, "robust_accuracy", lambda curves, _: drawn.update(curves))
+    monkeypatch.setattr(page, "image", lambda *_: "")
+    asked = ((50, 0.0), (50, 0.25), (20, 0.0), (20, 0.1), (50, 0.125))
+    page._curves([record(*pair) for pair in asked], tmp_path)
+    assert {name: [point[:2] for point in points] for name, points in drawn.items()} == {
+        "d, pgd, 50 images": [[0, 0.5], [0.125, 0.375], [0.25, 0.25]],
+        "d, pgd, 20 images": [[0, 0.2], [0.1, pytest.approx(0.1)]],
+    }
 
 
 def test_a_radius_in_another_unit_claims_no_folder(tmp_path):
@@ -459,6 +483,23 @@ def test_a_radius_in_another_unit_claims_no_folder(tmp_path):
     with pytest.raises(UserError, match="did you mean 128/255"):
         command(*line, "--data=digits", "--radii=128")
     assert not [p for p in (tmp_path / "w").iterdir() if p.suffix in (".json", ".html")]
+
+
+def test_weights_of_another_file_are_not_those_of_the_one_before(tmp_path):
+    """What was made of a file stays in a folder that was then not claimed."""
+    for name, scale in (("a", 1.0), ("b", -1.0)):
+        save(tmp_path / name, 10, scale=scale)
+        export_weights(tmp_path / name, tmp_path / f"{name}.npz")
+
+    def clean(name: str, folder: str, radii: str = "0.1") -> float:
+        line = f"--weights={tmp_path / name}.npz", f"--workdir={tmp_path / folder}"
+        attack = "--suite=robust", "--attack=pgd", "--data=digits", "--images=20"
+        command(*line, *attack, f"--radii={radii}")
+        return tiny.results(tmp_path / folder)[0]["value"]
+
+    with pytest.raises(UserError, match="did you mean 128/255"):
+        clean("a", "w", radii="128")
+    assert clean("b", "w") == clean("b", "new") != clean("a", "old")
 
 
 def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
@@ -539,7 +580,7 @@ def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e99999999"], "is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1/0"], "'1/0' is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/"], "'4/' is no number"),
-        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "with --norm=linf; if"),
+        (["--weights=.", "--suite=robust", "--workdir=w", "--radii=4/255"], "take --norm=linf; if"),
         (["--weights=README.md", "--suite=imagenet", "--workdir=w"], "README.md"),
         (["--weights=configs", "--suite=imagenet", "--workdir=w"], "configs: no checkpoint in it"),
     ],

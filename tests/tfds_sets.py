@@ -10,8 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
-from adv_ssl.evaluation.rules import conflict_classes
-from adv_ssl.evaluation.runner import wnids
+from adv_ssl.evaluation.rules import conflict_classes, wnids
 
 tfds.disable_progress_bar()
 

@@ -15,8 +15,12 @@ from PIL import Image, ImageOps
 from adv_ssl.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# Folders of images taken for a split, and the split they are
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# Folders of images taken for a split, in any case, and the split they are
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn: 270 MB for each thread that decodes one
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here
 
@@ -67,17 +71,24 @@ def scan(name: str) -> Folder:
 
 def _split_folders(name: str, root: pathlib.Path) -> dict[str, pathlib.Path]:
     """The folder of each split; empty if the folder is not divided into splits."""
-    children = subfolders(root)
-    if "val" in children and "validation" in children:
-        raise UserError(f"{name}: has both val and validation; remove or rename one of them.")
-    folders = {key: root / child for child, key in SPLIT_FOLDERS.items() if child in children}
-    others = [child for child in children if child not in SPLIT_FOLDERS]
+    folders: dict[str, pathlib.Path] = {}
+    others = []
+    for child in subfolders(root):
+        key = SPLIT_FOLDERS.get(child.lower())
+        if key is None:
+            others.append(child)
+        elif key in folders:
+            raise UserError(
+                f"{name}: has both {folders[key].name} and {child}; remove or rename one of them."
+            )
+        else:
+            folders[key] = root / child
     if len(folders) == 1 and others:  # CIFAR-100 has a class called train
         raise UserError(
             f"{name}: is {next(iter(folders.values())).name} a split or a class? Beside it is "
             f"{others[0]}. Put all classes into one sub-folder train, or the others elsewhere."
         )
-    return folders
+    return {key: folders[key] for key in dict.fromkeys(SPLIT_FOLDERS.values()) if key in folders}
 
 
 def _divide(name: str, root: pathlib.Path) -> dict[str, list[pathlib.Path]]:

@@ -105,13 +105,8 @@ def erase(images: Array, key: Array, mean: np.ndarray, std: np.ndarray, options:
 def erased_box(key: Array, height: int, width: int, options: Erasing) -> Array:
     """True [H, W] inside the first of ten boxes that is smaller than the image; or nowhere."""
     tries = (10,)
-    area = (
-        height
-        * width
-        * jax.random.uniform(
-            named(key, "area"), tries, minval=options.area[0], maxval=options.area[1]
-        )
-    )
+    low, high = options.area
+    area = height * width * jax.random.uniform(named(key, "area"), tries, minval=low, maxval=high)
     log_ratio = jnp.log(options.ratio) * jax.random.uniform(named(key, "ratio"), tries, minval=-1)
     h = jnp.round(jnp.sqrt(area * jnp.exp(log_ratio)))
     w = jnp.round(jnp.sqrt(area / jnp.exp(log_ratio)))

@@ -110,6 +110,10 @@ class Source:
         return dataclasses.replace(self, records=dataclasses.replace(self.records, length=length))
 
 
+class NoSplit(UserError):
+    """A split that a set does not have."""
+
+
 def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source:
     """Opens one split of a data set; no image is read yet.
 
@@ -123,7 +127,7 @@ def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source
       UserError: no such set, split or folder, or the set is not prepared for random access.
     """
     if name in ("", "folder:"):
-        raise UserError(f"data.name={name!r}: give digits, folder:/path or a TFDS name.")
+        raise UserError(f"config.data.name={name!r}: give digits, folder:/path or a TFDS name.")
     if name == "digits":
         return _digits(split)
     if name.startswith("folder:"):
@@ -140,7 +144,7 @@ def select(name: str, split: str, shards: Mapping[str, list[int]]) -> tuple[tupl
       shards: images in each shard of each split there is.
 
     Raises:
-      UserError: no such split, a malformed slice, or no image in it.
+      NoSplit: no such split, a malformed slice, or no image in it.
     """
     infos = {
         key: tfds.core.SplitInfo(name=key, shard_lengths=lengths, num_bytes=0)
@@ -155,7 +159,7 @@ def select(name: str, split: str, shards: Mapping[str, list[int]]) -> tuple[tupl
     )
     if not ranges or not all(part for _, part in ranges):
         known = ", ".join(f"{key} ({sum(lengths)} images)" for key, lengths in shards.items())
-        raise UserError(
+        raise NoSplit(
             f"split={split!r} of {name}: no such split, or no image in it; choose from {known}, "
             "or a slice such as train[:10%] or train[:5000]."
         )

@@ -16,7 +16,7 @@ from PIL import Image
 from adv_ssl.data import sources
 from adv_ssl.doctor.sets import Set
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation.runner import wnids
+from adv_ssl.evaluation.rules import wnids
 from adv_ssl.train import stop_if_preempted
 
 READY, WRONG, MISSING = "ready", "wrong", "missing"

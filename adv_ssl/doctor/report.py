@@ -18,17 +18,15 @@ def reports(words: Sequence[str], data_dir: str, thorough: bool) -> list[Report]
     Raises:
       UserError: a word is neither a set nor a folder.
     """
-    found = [(word, None if _is_folder(word) or word == DIGITS else find(word)) for word in words]
-    if not words:
-        found = [(DIGITS, None), *SETS.items()]
-    return [
-        check(known, data_dir, thorough)
-        if known
-        else _digits()
-        if word == DIGITS
-        else check_folder(word, thorough)
-        for word, known in found
-    ]
+    words = words or [DIGITS, *SETS]
+    known = {word: find(word) for word in words if word != DIGITS and not _is_folder(word)}
+
+    def report(word: str) -> Report:
+        if word in known:
+            return check(known[word], data_dir, thorough)
+        return _digits() if word == DIGITS else check_folder(word, thorough)
+
+    return [report(word) for word in words]
 
 
 def _is_folder(word: str) -> bool:

@@ -6,7 +6,7 @@ python -m adv_ssl.estimate --all [--topology=v5e:8x8]
 
 FLOPs, memory, time, chip-hours. Without a topology the real step is timed on this machine, on
 noise; with one it is compiled for that slice of a TPU pod, by libtpu, which needs no TPU:
-pip install -e .[estimate]. --all is a table of the twelve recipes: with a topology half an hour.
+pip install -e '.[estimate]'. --all is a table of the twelve recipes: with a topology half an hour.
 Exit codes: 0 done; 2 a mistake, told in one line.
 """
 
@@ -36,6 +36,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     rest = config_flag.parse_flags(argv)
     if (config_flag.value() is None) != _ALL.value:
         leave("say either --config=FILE[:SCALE] or --all.")
+    if _ALL.value and (_STAGE.value or _LARGEST.value or _PRICE.value is not None):
+        leave("--all takes --topology alone.")
     if not _TOPOLOGY.value and (_LARGEST.value or _PRICE.value is not None):
         leave("--largest and --price need --topology=CHIP:AxB: they are of the chips of a pod.")
     return rest
@@ -49,7 +51,7 @@ def _work(_: Sequence[str]) -> None:
         for line in _table(where):
             print(line, flush=True)
         return
-    raw = _plain(config_flag.value())
+    raw = config_flag.value().to_dict()
     runs = program.runs(parse(raw))
     if _STAGE.value and _STAGE.value not in runs:
         raise UserError(f"--stage={_STAGE.value}: this run trains only {', '.join(runs)}.")
@@ -61,10 +63,6 @@ def _work(_: Sequence[str]) -> None:
         if where and _LARGEST.value:
             room = costs.largest(raw, name, where)
             print(f"  largest   {room} images a chip, by doubling")
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key != "sources"}
 
 
 def _table(where: Topology | None) -> Iterable[str]:
@@ -81,7 +79,7 @@ def _table(where: Topology | None) -> Iterable[str]:
 
 
 def _row(name: str, config: Any, stage: str, where: Topology | None) -> str:
-    raw = _plain(config)
+    raw = config.to_dict()
     if where:
         made = costs.on_pod(raw, stage, where)
     else:
@@ -113,8 +111,9 @@ def _lines(name: str, made: Estimate, price: float | None) -> Iterable[str]:
     if made.pod:
         yield from _pod_lines(made.pod)
     if made.here:
-        yield f"  memory    {made.here.memory / 2**30:.2f} GiB a device"
-        yield f"  timed     a few steps of {made.here.batch_size} images of noise, on this machine"
+        few = f"{made.here.batch_size} images"
+        yield f"  memory    {made.here.memory / 2**30:.2f} GiB a device, of a step of {few}"
+        yield f"  timed     a few steps of {few} of noise, on this machine"
     if made.seconds is not None and made.hours is not None:
         yield f"  time      {made.seconds:.3g} s a step, {made.hours:,.1f} hours in all"
     if made.chip_hours is not None:

@@ -30,7 +30,8 @@ def timed(run: Run, flops: int) -> Timed:
     whole, few = run.stage.batch_size, run.stage.batch_size
     if jax.default_backend() == "cpu":
         unit = run.stage.unit(jax.device_count())
-        few = min(whole, max(unit, int(whole * CPU_STEP / flops) // unit * unit))
+        least = unit * run.stage.task.views  # BatchNorm over two views needs two images a part
+        few = min(whole, max(least, int(whole * CPU_STEP / flops) // unit * unit))
     run = run._replace(stage=dataclasses.replace(run.stage, batch_size=few))
     mesh = sharding.mesh()
     made = program.make(run, mesh)

@@ -20,7 +20,6 @@ BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 
 _COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"\b(body|condition|to_apply|calls)=%([\w.\-]+)")
 _ROUNDS = re.compile(r"ROOT .* compare\(.*direction=LT")
@@ -64,12 +63,6 @@ class Instruction(NamedTuple):
             return self.times * min(a.bytes for a in ends) * sum(not a.near for a in ends)
         arrays = (*self.results, *self.operands)
         return self.times * sum(a.bytes for a in arrays if not a.near)
-
-    @property
-    def name(self) -> str:
-        """The path of the function it comes from."""
-        found = _NAME.search(self.line)
-        return found[1] if found else ""
 
 
 class Traffic(NamedTuple):

@@ -54,7 +54,8 @@ def compiled(raw: dict[str, Any], stage: str, topology: Topology) -> Compiled:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"--topology={topology.name}: the TPU's compiler is missing: pip install -e .[estimate]"
+            f"--topology={topology.name}: the TPU's compiler is missing: "
+            "pip install -e '.[estimate]'"
         )
     job = json.dumps({"topology": topology.name, "stage": stage, "config": raw})
     with tempfile.TemporaryDirectory() as folder:

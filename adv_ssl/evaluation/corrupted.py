@@ -12,6 +12,7 @@ import numpy as np
 
 from adv_ssl.data import corruptions
 from adv_ssl.data.sources import Read, Source
+from adv_ssl.errors import UserError
 from adv_ssl.files import write_atomically
 
 
@@ -48,7 +49,10 @@ def _kept(read: Read, source: Source, path: pathlib.Path) -> Read:
         mine = path.with_name(f"{path.name}.{os.getpid()}")  # others may be at the same set
         write_atomically(mine, content.getvalue())
         os.replace(mine, path)
-    images = np.load(path, mmap_mode="r")
+    try:
+        images = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and it is made anew.") from None
     return lambda i: (images[i], source.records.read(i)[1])
 
 

@@ -176,7 +176,7 @@ def flags(accuracy: dict[str, float], zeros: float, images: int) -> list[str]:
         )
     if zeros > ZEROS:
         found.append(
-            f"{zeros:.0%} of the cross-entropy's gradient is zero: masked gradients; "
-            "attacks by cross-entropy are blind"
+            f"{zeros:.0%} of the cross-entropy's gradient is zero: masked gradients, "
+            "to which attacks by cross-entropy are blind"
         )
     return found

@@ -33,12 +33,12 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         sections["Doubts"] = join(*[_ladder(path) for path in ladders])
     fallen = sorted((workdir / "figures").glob("fallen_*.npz"))
     if fallen:
-        sections["Fallen"] = join(*[_fallen(path) for path in fallen])
+        sections["Images that fell"] = join(*[_fallen(path) for path in fallen])
     names = dict.fromkeys(r["dataset"] for r in records)  # in the order of the suites
     wrong = [workdir / "figures" / f"wrong_{name}.npz" for name in names]
     wrong = [path for path in wrong if path.exists()]
     if wrong:
-        about = "The first images that are got wrong, as the model sees them, and what it says."
+        about = "The first images the model gets wrong, as it sees them, and what it says."
         sections["Wrong"] = join(tag("p", about, class_="note"), *map(_wrong, wrong))
     sections["Provenance"] = provenance.shown(workdir / "provenance.json")
     top = tag("h1", f"Scores of {weights}"), _headline(records)
@@ -91,7 +91,7 @@ def _scores(records: Sequence[Record]) -> Html:
         flags = join(*[tag("div", flag) for flag in r.get("flags", [])])
         value = f"{r['value']:.3f}" if r["metric"] == "mce" else f"{100 * r['value']:.1f}"
         rows.append((name, rule, tag("b", value), interval, f"{r['n']:,}", pace, waited, flags))
-    head = ("data", "rule", "score, %", "95% interval", "n", "images/s", "input", "to be known")
+    head = ("data", "rule", "score, %", "95% interval", "n", "images/s", "input wait", "notes")
     whole = table(head, rows, numbers=(2, 3, 4, 5, 6), class_="suite")
     return join(whole, *reasons)
 
@@ -114,12 +114,14 @@ def _curves(records: Sequence[Record], folder: pathlib.Path) -> Html:
         curves: dict[str, list[list[float]]] = {}
         for r in records:
             if r["attack"] and r["attack"]["norm"] == norm:
-                clean = next(c for c in records if not c["attack"] and c["dataset"] == r["dataset"])
+                same = (c for c in records if (c["dataset"], c["n"]) == (r["dataset"], r["n"]))
+                clean = next(c for c in same if not c["attack"])
                 points = curves.setdefault(
-                    f"{r['dataset']}, {r['attack']['name']}",
+                    f"{r['dataset']}, {r['attack']['name']}, {r['n']:,} images",
                     [[0.0, clean["value"], *clean["ci95"]]],
                 )
                 points.append([r["attack"]["epsilon"] * scale, r["value"], *r["ci95"]])
+        curves = {name: sorted(points) for name, points in curves.items()}
         drawn = figures.robust_accuracy(curves, axis(norm))
         drawings.append(image(folder, f"robust_{norm}", drawn, f"Top-1 over {axis(norm)}"))
     return tag("div", *drawings, class_="wide panels")

@@ -22,7 +22,8 @@ from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import doubts
 from adv_ssl.evaluation.predict import Model, classifier, decisions
-from adv_ssl.evaluation.runner import WRONG, class_words
+from adv_ssl.evaluation.rules import class_words
+from adv_ssl.evaluation.runner import WRONG
 from adv_ssl.evaluation.scores import wilson
 from adv_ssl.files import read_json, write_arrays, write_json
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, PGD, STANDS, Budget, Verdict, autoattack
@@ -117,7 +118,7 @@ def run(
     """A record for the clean images and one for each radius.
 
     What a chunk of images fell to is written to ``workdir``/robust as soon as it is known, and
-    read from there by the same command. UserError: a radius that holds every image.
+    read from there by the same command. UserError: a radius in another unit.
     """
     few, size = source.first(curve.images), model.architecture.image_size
     curve.check(size)
@@ -137,8 +138,9 @@ def run(
             done = start + len(chunk["label"])
             _log.info("robust: %d of %d images, %.2f a second", done, len(few.records), pace)
         chunks.append(read_json(path, dict))
-    doubted = _doubt(model, _images(few, size, resize, 0), curve, source, workdir)
-    flags = {r: _stretched(source, size) + doubted * (r == curve.middle) for r in curve.radii}
+    doubted = _doubt(model, few, resize, curve, workdir)
+    flags = dict.fromkeys(curve.radii, _stretched(source, size))
+    flags[curve.middle] = flags[curve.middle] + doubted
     facts = {"image_size": size, "whole": len(few.records) == len(source.records)}
     records = [
         _record(radius, _joined(chunks, radius), curve, source, facts, flags.get(radius, []))
@@ -161,24 +163,22 @@ def _stretched(source: Source, size: int) -> list[str]:
 
 
 def _doubt(
-    model: Model,
-    chunk: Mapping[str, np.ndarray],
-    curve: Curve,
-    source: Source,
-    workdir: pathlib.Path,
+    model: Model, source: Source, resize: int, curve: Curve, workdir: pathlib.Path
 ) -> list[str]:
     """What the ladder, climbed at the middle radius with the first chunk, says against the attack.
 
     It is kept in ``workdir``/robust/doubts_<norm>_*.json.
     """
-    images, labels, what = chunk["image"], chunk["label"], source.records.what
-    mark = _mark(curve.seed, curve.middle, len(labels), _held(source))
+    what, n = source.records.what, min(CHUNK, len(source.records))
+    mark = _mark(curve.seed, curve.middle, n, _held(source))
     path = workdir / "robust" / f"doubts_{curve.norm}_{mark}.json"
     if not path.exists():
+        chunk = _images(source, model.architecture.image_size, resize, 0)
+        images, labels = chunk["image"], chunk["label"]
         found = doubts.ladder(
             model, images, labels, curve.norm, curve.middle, curve.seed, curve.batch_size
         )
-        about = {"dataset": what, "norm": curve.norm, "epsilon": curve.middle, "n": len(labels)}
+        about = {"dataset": what, "norm": curve.norm, "epsilon": curve.middle, "n": n}
         write_json(path, {**about, **found})
     flags: list[str] = read_json(path, dict)["flags"]
     return flags
@@ -186,10 +186,13 @@ def _doubt(
 
 def _keep(records: list[Record], path: pathlib.Path) -> list[Record]:
     """Puts the records into results.json, in the place of older ones of the same attack."""
+
+    def identity(record: Record) -> tuple[Any, ...]:
+        return record["suite"], record["dataset"], record["attack"], record["n"]
+
     before = read_json(path, list) if path.exists() else []
-    mine = [(r["suite"], r["dataset"], r["attack"]) for r in records]
-    kept = [r for r in before if (r["suite"], r["dataset"], r["attack"]) not in mine]
-    write_json(path, [*kept, *records])
+    mine = [identity(r) for r in records]
+    write_json(path, [*(r for r in before if identity(r) not in mine), *records])
     return records
 
 
@@ -219,8 +222,11 @@ def _mark(*content: Any) -> str:
 
 def _images(source: Source, size: int, resize: int, start: int) -> Mapping[str, np.ndarray]:
     """Images [N, S, S, 3] in [0, 1], labels and places, of the chunk from ``start`` on."""
+    stop = min(start + CHUNK, len(source.records))
     batch = next(
-        eval_batches(source, image_size=size, resize=resize, batch_size=CHUNK, start=start)
+        eval_batches(
+            source, image_size=size, resize=resize, batch_size=CHUNK, start=start, stop=stop
+        )
     )
     mask = batch.pop("mask")
     chunk = {key: value[mask] for key, value in batch.items()}

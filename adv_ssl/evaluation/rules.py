@@ -7,16 +7,13 @@ the result is a bool for each of them, or (hits, n), from which the interval is 
 import csv
 import functools
 import pathlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import softmax
 
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.errors import UserError
-
-Cell = tuple[str, int, float]  # type of corruption, severity, top-1 in [0, 1]
 
 # The rows of the paper's Figure 2, in its order
 VARIANTS = ("imagenet", "real", "v2", "a", "r", "sketch", "conflict", "c")
@@ -38,7 +35,6 @@ ALEXNET_ERRORS = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
-AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "sum": np.sum}
 CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -86,43 +82,25 @@ def restricted_top1(logits: np.ndarray, labels: np.ndarray, classes: Sequence[in
     return np.asarray(classes)[logits[:, classes].argmax(-1)] == labels
 
 
-def real_top1(logits: np.ndarray, label_sets: Sequence[Sequence[int]]) -> np.ndarray:
-    """ReaL: whether the largest logit is one of the image's labels (F).
-
-    Args:
-      logits: [N, 1000].
-      label_sets: of each image the labels that are right. Images without any are skipped.
-
-    Returns:
-      bool [M], of the M images that have a label.
-    """
-    predicted = logits.argmax(-1)
-    pairs = zip(predicted, label_sets, strict=True)
-    return np.array([guess in right for guess, right in pairs if len(right)], bool)
-
-
 # ---- cue conflict ---------------------------------------------------------------------------
 
 
-def conflict_decisions(logits: np.ndarray, aggregate: str = "mean") -> np.ndarray:
+def conflict_decisions(
+    logits: np.ndarray, aggregate: Callable[..., np.ndarray] = np.mean
+) -> np.ndarray:
     """The one of the 16 cue-conflict classes that an image is taken for (F).
 
     Args:
       logits: [N, 1000].
-      aggregate: of the probabilities of a class's ImageNet indices: "mean", or "sum", which
-        favours classes of many indices (F4).
+      aggregate: of the probabilities of a class's ImageNet indices; np.sum favours classes of
+        many indices (F4).
 
     Returns:
       int [N], in the order of ``conflict_classes()``, which is alphabetical as TFDS's.
-
-    Raises:
-      UserError: another ``aggregate``.
     """
-    if aggregate not in AGGREGATES:
-        raise UserError(f"aggregate={aggregate!r}: choose from {', '.join(AGGREGATES)}.")
     probabilities = softmax(logits.astype(np.float64), axis=-1)
     groups = [probabilities[:, indices] for indices in conflict_classes().values()]
-    return np.stack([AGGREGATES[aggregate](group, axis=-1) for group in groups], -1).argmax(-1)
+    return np.stack([aggregate(group, axis=-1) for group in groups], -1).argmax(-1)
 
 
 def conflict_counts(
@@ -204,13 +182,11 @@ def classes_shared_with_cifar10() -> tuple[int, ...]:
 # ---- many scores in one ---------------------------------------------------------------------
 
 
-def corruption_mce(cells: Iterable[Cell]) -> float:
+def corruption_mce(scores: Mapping[tuple[str, int], float]) -> float:
     """Mean corruption error of IN-C: each type's error over AlexNet's, averaged; 1 is AlexNet (F2).
 
-    Raises:
-      UserError: one of the 75 cells is missing, is there twice, is unknown or is no share.
+    ``scores`` are the top-1, in [0, 1], of every type and severity.
     """
-    scores = _all_cells(cells)
     ratios = [
         np.mean([1 - scores[name, severity] for severity in SEVERITIES]) / ALEXNET_ERRORS[name]
         for name in TYPES
@@ -218,32 +194,20 @@ def corruption_mce(cells: Iterable[Cell]) -> float:
     return float(np.mean(ratios))
 
 
-def _all_cells(cells: Iterable[Cell]) -> dict[tuple[str, int], float]:
-    """The score of each (type, severity), each exactly once."""
-    given = list(cells)
-    wanted = [(name, severity) for name in TYPES for severity in SEVERITIES]
-    counts = Counter((name, severity) for name, severity, _ in given)
-    for problem, keys in (
-        ("missing", [key for key in wanted if key not in counts]),
-        ("given twice", [key for key, count in counts.items() if count > 1]),
-        ("unknown", [key for key in counts if key not in wanted]),
-    ):
-        if keys:
-            name, severity = keys[0]
-            raise UserError(
-                f"corruption {name} at severity {severity} is {problem} ({len(keys)} such): the "
-                f"mean is over {len(TYPES)} types at severities 1 to 5; score each of them once."
-            )
-    return {(name, severity): _share(f"{name} {severity}", s) for name, severity, s in given}
-
-
-def _share(what: str, value: float) -> float:
-    if not 0 <= value <= 1:  # nan neither
-        raise UserError(f"top-1 of {what} is {value}: a share is in [0, 1]; score it again.")
-    return value
-
-
 # ---- class lists ----------------------------------------------------------------------------
+
+
+@functools.cache
+def wnids() -> tuple[str, ...]:
+    """ImageNet's classes in their order everywhere (F11)."""
+    return tuple((_LABELS / "wnids_1000.txt").read_text().split())
+
+
+def class_words(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What people call classes: of ImageNet's WNIDs their first words, of others the names."""
+    if names != wnids():
+        return names
+    return tuple((_LABELS / "words_1000.txt").read_text().splitlines())
 
 
 @functools.cache

@@ -25,7 +25,6 @@ from adv_ssl.files import read_json, write_arrays, write_json
 
 Record = dict[str, Any]
 WRONG = 7  # images shown of what a row got wrong: a line of the page
-_LABELS = pathlib.Path(__file__).parents[1] / "labels"
 _log = logging.getLogger("adv_ssl")
 
 
@@ -33,7 +32,7 @@ _log = logging.getLogger("adv_ssl")
 class Options:
     """How a suite is scored."""
 
-    data_dir: str  # of TFDS; "" is TFDS's own default
+    data_dir: str  # of TFDS; "": $TFDS_DATA_DIR, or TFDS's default
     batch_size: int  # over all devices
     seed: int  # of the corruptions that are made on the fly
     images: int | None = None  # the first so many of each set; None: all
@@ -65,6 +64,8 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
         if row.name not in done:
             kept += [{"suite": name, **r} for r in _score(row, model, options, workdir / "figures")]
             write_json(path, others + kept)
+    order = [row.name for row in SUITES[name]]
+    kept.sort(key=lambda r: order.index(r["dataset"]))  # one that was missing came last
     records = others + kept + [{"suite": name, **r} for r in summary(name, kept)]
     write_json(path, records)
     _say_what_lacks(name, kept)
@@ -95,7 +96,11 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
     base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}"}
     size, resize = model.architecture.image_size, _resize(row, model)
     try:
-        source = _open(row, model, options)
+        source = _open(row, model, options.data_dir)
+        if options.images:
+            source = source.first(options.images)
+        if row.corruption:
+            source = corrupted(source, row.corruption, options.seed, options.corrupted)
         said = predict(model, source, row.name, resize, options.batch_size)
         scored = row.rule(said.logits, said.labels)
     except UserError as error:  # a damaged image, too, takes no other set's score
@@ -112,13 +117,13 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
     return records
 
 
-def _open(row: Row, model: Model, options: Options) -> Source:
-    """The images of a row. UserError: not prepared, damaged, or not of the model's classes."""
-    source = _load(row.dataset, row.split, options.data_dir, row.labels)
-    if row.classes == "imagenet" and source.class_names != wnids():
+def _open(row: Row, model: Model, data_dir: str) -> Source:
+    """The clean images of a row. UserError: not prepared, damaged, or of other classes."""
+    source = _load(row.dataset, row.split, data_dir, row.labels)
+    if row.classes == "imagenet" and source.class_names != rules.wnids():
         raise UserError(
             f"{row.dataset}: its classes are not the 1000 sorted WNIDs (F11), the first that "
-            f"differs is {_first_difference(source.class_names, wnids())}: prepare it anew."
+            f"differs is {_first_difference(source.class_names, rules.wnids())}: prepare it anew."
         )
     names = row.model_classes or source.class_names
     if model.classes != len(names):
@@ -131,21 +136,11 @@ def _open(row: Row, model: Model, options: Options) -> Source:
             f"{row.dataset}: the model was trained on other classes or another order, the first "
             f"that differs is {_first_difference(model.class_names, names)}."
         )
-    if options.images:
-        source = source.first(options.images)
-    if row.corruption is None:
-        return source
-    return corrupted(source, row.corruption, options.seed, options.corrupted)
+    return source
 
 
 # Of CIFAR-10's corruptions each row has the same images: they are read once.
 _load = functools.lru_cache(maxsize=1)(sources.load)
-
-
-@functools.cache
-def wnids() -> tuple[str, ...]:
-    """ImageNet's classes in their order everywhere (F11)."""
-    return tuple((_LABELS / "wnids_1000.txt").read_text().split())
 
 
 def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
@@ -162,8 +157,8 @@ def data(
     On the set of the run that the model is of, ``run``, images are as that run scores them.
     """
     row = _row(model, name, split)
-    source, own = _open(row, model, Options(data_dir, 1, 0)), _own_resize(run, row.dataset)
-    if own is None and row.images == 0 and source.class_names == wnids():
+    source, own = _open(row, model, data_dir), _own_resize(run, row.dataset)
+    if own is None and row.images == 0 and source.class_names == rules.wnids():
         row = row._replace(crop=True)  # a folder of ImageNet's: as the set itself
     return source, _resize(row, model) if own is None else own
 
@@ -236,7 +231,7 @@ def _doubts(row: Row, model: Model, record: Record) -> list[str]:
         return flags
     if not record["whole"]:
         flags.append(f"a sample: {record['n']} images, the set has {row.images}")
-    by_chance = stats.binom.ppf(0.999, record["n"], 1 / model.classes)
+    by_chance = stats.binom.ppf(0.999, record["n"], 1 / (row.among or model.classes))
     if row.name != "conflict" and record["value"] * record["n"] <= by_chance:
         flags.append("no better than chance: are the weights whole, is the class order the set's?")
     return flags
@@ -279,14 +274,7 @@ def _names(row: Row, source: Source) -> tuple[str, ...]:
     """What people call the classes that a row decides between."""
     if row.name == "conflict":
         return tuple(rules.conflict_classes())
-    return class_words(source.class_names)
-
-
-def class_words(names: tuple[str, ...]) -> tuple[str, ...]:
-    """What people call classes: of ImageNet's WNIDs their first words, of others the names."""
-    if names != wnids():
-        return names
-    return tuple((_LABELS / "words_1000.txt").read_text().splitlines())
+    return rules.class_words(source.class_names)
 
 
 def _label_text(row: Row, label: np.ndarray, names: Sequence[str]) -> str:
@@ -311,8 +299,9 @@ def summary(name: str, records: Sequence[Record]) -> Iterator[Record]:
     if name == "imagenet":
         mce = {**corrupted, "metric": "mce", "ci95": None}
         if corrupted["value"] is not None:
-            scored = [(t, s, tops[f"c/{t}_{s}"]["value"]) for t in TYPES for s in SEVERITIES]
-            mce["value"] = rules.corruption_mce(scored)
+            mce["value"] = rules.corruption_mce(
+                {(t, s): tops[f"c/{t}_{s}"]["value"] for t in TYPES for s in SEVERITIES}
+            )
         yield mce
         tops["c"] = corrupted
         eight = [tops.get(variant) for variant in rules.VARIANTS]
@@ -329,6 +318,7 @@ def _mean(dataset: str, metric: str, rows: Sequence[Record | None], of: str) -> 
     if len(scored) < len(rows):
         why = f"{len(rows) - len(scored)} {of} have no score"
         return {**base, **_missing(why), "metric": metric}
+    whole = all(row["whole"] for row in scored)
     return {
         **base,
         "metric": metric,
@@ -336,8 +326,9 @@ def _mean(dataset: str, metric: str, rows: Sequence[Record | None], of: str) -> 
         "n": len(scored),
         "ci95": [float(v) for v in np.mean([row["ci95"] for row in scored], axis=0)],
         "attack": None,
+        "whole": whole,
         "seconds": round(sum(row.get("seconds", 0.0) for row in scored), 2),
-        "flags": ["over samples"] if any(row.get("flags") for row in scored) else [],
+        "flags": [] if whole else ["over samples"],
     }
 
 

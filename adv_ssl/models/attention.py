@@ -131,8 +131,8 @@ def _by_image(kernel: Any, columns: int, size: int, interpret: bool, *arrays: Ar
 
 def _forward(qkv: Any, mixed: Any, *, size: int) -> None:
     """The kernel: an image's [1, N, 3 * width] -> [1, N, width]."""
-
-    def group(start: int, width: int) -> None:
+    width = mixed.shape[-1]
+    for start in range(0, width, LANES):  # unrolled: each group fills the gaps of the one before
         q, k, v = (qkv[0, :, _columns(i * width + start)] for i in range(3))
         q = q * jnp.asarray(size**-0.5, q.dtype)
         out = jnp.zeros(v.shape, jnp.float32)
@@ -141,13 +141,11 @@ def _forward(qkv: Any, mixed: Any, *, size: int) -> None:
             out = jnp.where(head, _product(weights.astype(v.dtype), v, 1, 0) / sums, out)
         mixed[0, :, _columns(start)] = out.astype(mixed.dtype)
 
-    _each_group(group, mixed.shape[-1])
-
 
 def _backward(qkv: Any, gradient: Any, gradients: Any, *, size: int) -> None:
     """Its backward pass: [1, N, 3 * width] and the gradient of its output -> that of its input."""
-
-    def group(start: int, width: int) -> None:
+    width = gradient.shape[-1]
+    for start in range(0, width, LANES):  # as there
         q, k, v = (qkv[0, :, _columns(i * width + start)] for i in range(3))
         q = q * jnp.asarray(size**-0.5, q.dtype)
         out = gradient[0, :, _columns(start)]
@@ -164,14 +162,6 @@ def _backward(qkv: Any, gradient: Any, gradients: Any, *, size: int) -> None:
             dv += _product(weights, out_head, 0, 0)
         for i, part in enumerate((dq * size**-0.5, dk, dv)):
             gradients[0, :, _columns(i * width + start)] = part.astype(gradients.dtype)
-
-    _each_group(group, gradient.shape[-1])
-
-
-def _each_group(group: Callable[[int, int], None], width: int) -> None:
-    """``group(start, width)`` for the heads of every ``LANES`` columns, two at a time."""
-    for start in range(0, width, LANES):  # not a loop: the next group fills the gaps of this one
-        group(start, width)
 
 
 def _columns(start: int) -> slice:

@@ -260,7 +260,7 @@ def encode_patches(
 
 
 def init_encoder(encoder: ViT, key: Array) -> tuple[Array, Any]:
-    """(the output for one grey image, random parameters)."""
+    """(the output for one black image, random parameters)."""
     a = encoder.architecture
     patches = jnp.zeros((1, a.grid**2, a.patch**2 * 3))
     output, variables = encoder.init_with_output(key, patches)

@@ -5,7 +5,8 @@ python -m adv_ssl.paper report --store=DIR|FILE.zip --out=DIR2 [--scale=SCALE]
     [--selection=test|held_out]
 python -m adv_ssl.paper pack|unpack --store=DIR --archive=FILE.zip [--scale=SCALE]
 
-SCALE is imagenet, cifar10 or tiny; tiny_x2, tiny_x4 and tiny_x8 are of longer pre-trainings.
+SCALE is imagenet, cifar10 or tiny; tiny_x2, tiny_x4 and tiny_x8, to ``run``, are of longer
+pre-trainings, which tiny's ``report`` and ``pack`` take in.
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
 was. ``--dry_run`` lists the cells with their states and the hours of their training,
 ``--print_jobs`` a shell command for each, each behind the one it needs. ``report`` writes the
@@ -38,11 +39,20 @@ _SELECTION = flags.DEFINE_string("selection", "test", f"report: {', '.join(table
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "run: list the cells with their states.")
 _PRINT_JOBS = flags.DEFINE_bool("print_jobs", False, "run: print the commands instead.")
 
+_OF = {"run": ("only", "dry_run", "print_jobs"), "report": ("out", "selection"),
+       "pack unpack": ("archive",)}  # fmt: skip
+
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     rest = command.parse_flags(argv)
     if rest[1:] not in [[word] for word in ("run", "report", "pack", "unpack")]:
         leave("say `python -m adv_ssl.paper run`, `report`, `pack` or `unpack`.")
+    for word, options in _OF.items():
+        for name in options:
+            if rest[1] not in word.split() and flags.FLAGS[name].present:
+                leave(f"--{name} is an option of {word.replace(' ', ', ')}; {rest[1]} has none.")
+    if _DRY_RUN.value and _PRINT_JOBS.value:
+        leave("--dry_run and --print_jobs: take one of them.")
     if not _STORE.value:
         leave("--store=DIR is needed: the folder of all runs.")
     if rest[1] == "report" and not _OUT.value:
@@ -55,16 +65,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _work(words: Sequence[str]) -> None:
-    store = pathlib.Path(str(_STORE.value)).resolve()
+    store = command.path(str(_STORE.value)).resolve()
     cells = runner.matching(grid.cells(_SCALE.value), _ONLY.value)
     if words[0] == "report":
         _report(store)
     elif words[0] == "pack":
         longer = [grid.cells(name) for name in grid.LONGER.get(_SCALE.value, {})]
         cells = list(itertools.chain(cells, *longer))
-        print(f"{archive.pack(cells, store, pathlib.Path(str(_ARCHIVE.value)))} cells")
+        print(f"{archive.pack(cells, store, command.path(str(_ARCHIVE.value)))} cells")
     elif words[0] == "unpack":
-        archive.unpack(pathlib.Path(str(_ARCHIVE.value)), store)
+        archive.unpack(command.path(str(_ARCHIVE.value)), store)
     elif _PRINT_JOBS.value:
         for cell in cells:
             print(cell.command(str(store)))
@@ -79,9 +89,9 @@ def _work(words: Sequence[str]) -> None:
 
 
 def _report(store: pathlib.Path) -> None:
-    out, selection, called = pathlib.Path(str(_OUT.value)), str(_SELECTION.value), None
+    out, selection, called = command.path(str(_OUT.value)), str(_SELECTION.value), None
     with tempfile.TemporaryDirectory() as folder:
-        if store.is_file():
+        if store.is_file() or store.suffix == ".zip":
             archive.unpack(store, pathlib.Path(folder))
             store, called = pathlib.Path(folder), pathlib.Path("STORE")
         print(page.write(_SCALE.value, store, out, selection, called))

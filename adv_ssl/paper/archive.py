@@ -12,12 +12,12 @@ from adv_ssl.paper import runner
 from adv_ssl.paper.grid import Cell
 
 FILES = ("config.json", "evaluation.json", "provenance.json", "results.json")  # of a cell
-_PLACE = "{store}"  # stands for the store's folder, as in a cell's flags
+_PLACE = "{store}/"  # stands for the store's folder, as in a cell's flags
 
 
 def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
     """Writes the files of the cells that are done to ``path``, a .zip; returns their number."""
-    done = [cell for cell in cells if runner.state(cell, store) == runner.DONE]
+    done = [cell for cell in cells if runner.done(cell, store)]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
         for cell in done:
@@ -26,7 +26,7 @@ def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
                 if file.exists():
                     member = zipfile.ZipInfo(f"{cell.name}/{name}")  # no date: the same bytes again
                     member.compress_type = zipfile.ZIP_LZMA
-                    archive.writestr(member, file.read_text().replace(str(store), _PLACE))
+                    archive.writestr(member, file.read_text().replace(f"{store}/", _PLACE))
     write_atomically(path, content.getvalue())
     return len(done)
 
@@ -39,14 +39,14 @@ def unpack(path: pathlib.Path, store: pathlib.Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                place = store / member
-                if place.name not in FILES or ".." in place.parts:
-                    raise zipfile.BadZipFile(f"it holds {member!r}")
-                if not place.exists():
-                    text = archive.read(member).decode()
-                    write_atomically(place, text.replace(_PLACE, str(store)))
+            texts = {member: archive.read(member).decode() for member in archive.namelist()}
+            for place in map(pathlib.PurePosixPath, texts):
+                if place.name not in FILES or place.is_absolute() or ".." in place.parts:
+                    raise zipfile.BadZipFile(f"it holds {str(place)!r}")
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"--store={path} is no archive that `python -m adv_ssl.paper pack` wrote ({error})."
+            f"{path} is no archive that `python -m adv_ssl.paper pack` wrote ({error})."
         ) from None
+    for member, text in texts.items():
+        if not (store / member).exists():
+            write_atomically(store / member, text.replace(_PLACE, f"{store}/"))

@@ -162,11 +162,6 @@ def training(scale: str, model: Model, seed: int) -> str:
     return f"{place}/gamma{model.gamma:g}"
 
 
-def scoring(scale: str, model: Model, seed: int) -> str:
-    """The name of the cell that scores it."""
-    return f"{training(scale, model, seed)}/scores/{SCALES[scale].suite}"
-
-
 @functools.cache
 def cells(scale: str) -> tuple[Cell, ...]:
     """Every cell, each after the one it needs.
@@ -219,19 +214,25 @@ def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> 
         flags.append(f"--config.weights={{store}}/{first}/pretrain")
         yield Cell(this, "finetune", "adv_ssl.main", tuple(flags), first)
     suite = f"--suite={scale.suite}", *scale.scoring
-    yield _scores("scores", this, "finetune", suite, scale.variants)
+    yield _scores("scores", scale.suite, this, "finetune", suite, scale.variants)
     if this == first and (model.method, model.threat) == ("supervised", "nominal"):
         # D14: the zero line is this pre-training itself, before it is fine-tuned
-        yield _scores("baseline", this, "pretrain", suite, scale.variants)
+        yield _scores("baseline", "baseline", this, "pretrain", suite, scale.variants)
     if model[:3] == scale.robust:
         robust = "--suite=robust", f"--norm={model.threat}", *scale.attack
-        yield _scores("robust", this, "finetune", robust, ("robust",))
+        yield _scores("robust", "robust", this, "finetune", robust)
 
 
-def _scores(kind: str, run: str, stage: str, flags: tuple[str, ...], rows: tuple[str, ...]) -> Cell:
-    suite = flags[0].partition("=")[2] if kind != "baseline" else kind
+def _scores(
+    kind: str,
+    folder: str,
+    run: str,
+    stage: str,
+    flags: tuple[str, ...],
+    rows: tuple[str, ...] = (),
+) -> Cell:
     weights = f"--weights={{store}}/{run}/{stage}"
-    return Cell(f"{run}/scores/{suite}", kind, "adv_ssl.evaluate", (weights, *flags), run, rows)
+    return Cell(f"{run}/scores/{folder}", kind, "adv_ssl.evaluate", (weights, *flags), run, rows)
 
 
 def _transfers(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cell]:

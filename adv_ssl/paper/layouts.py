@@ -202,7 +202,7 @@ def _table1(scale: Scale, places: _Places) -> Layout:
         [
             Head((s, o), f"{SETS[s]} {OPTIMIZERS[o]}")
             for s in (*scale.transfers, AVERAGE)
-            for o in ("sgd", "adamw")
+            for o in OPTIMIZERS
         ],
         [Head((m, t), GROUPS[t]) for m in METHODS for t in THREATS],
         [(SHORT[m], len(THREATS)) for m in METHODS],

@@ -31,7 +31,7 @@ SELECTED = {
     "test": "the best mean on these very sets, as the paper's",
     "held_out": "the best top-1 on images held out of the training set",
 }
-LACKS = "a dash is missing, hold the pointer over it for the command that fills it."
+LACKS = "a dash is a missing number: point at it for the command that fills it."
 
 
 class Study(NamedTuple):
@@ -59,9 +59,11 @@ def write(
     ``folder``, if not by its path.
 
     Raises:
-      UserError: there is no such scale, or ``out`` cannot be a folder.
+      UserError: there is no such scale, it has no page of its own, or ``out`` cannot be a folder.
     """
     options = grid.get(scale)
+    if base := next((name for name, longer in grid.LONGER.items() if scale in longer), None):
+        raise UserError(f"--scale={scale} follows {base} up: the page of --scale={base} shows it.")
     if selection == "held_out" and not options.held_out:
         raise UserError(f"--selection=held_out: at --scale={scale} nothing is held out; take test.")
     store = collect(folder / scale)
@@ -76,7 +78,7 @@ def write(
         ) from None
     judged = [(claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()]
     cells = grid.cells(scale)
-    missing = [cell for cell in cells if runner.state(cell, folder) != runner.DONE]
+    missing = [cell for cell in cells if not runner.done(cell, folder)]
     sections = {"Claims": _claims(judged, out)}
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
@@ -332,8 +334,9 @@ def _headline(judged: Judged, study: Study, cells: int, missing: Sequence[grid.C
         f"{cells - len(missing)} of {cells} cells of the grid are done, "
         f"with {len(study.store.records)} scores. "
     ]
-    for whose, place in (("the paper's", 1), ("our", 2)):
-        counts = Counter(row[place].verdict for row in judged)  # type: ignore[union-attr]
+    for whose, verdicts in (("the paper's", [t for _, t, _ in judged]),
+                            ("our", [o for _, _, o in judged])):  # fmt: skip
+        counts = Counter(verdict.verdict for verdict in verdicts)
         told = f"{counts[HOLDS]} hold, {counts[FAILS]} fail, {counts[UNDECIDED]} are undecided"
         parts.append(f"Of the {len(judged)} claims, on {whose} numbers, {told}. ")
     if not study.comparable:
@@ -362,7 +365,7 @@ def _missing(missing: Sequence[grid.Cell], study: Study) -> Html:
     files = [tag("li", reason) for reason in study.store.passed_over]
     if not files:
         return left
-    return join(left, tag("h3", "Passed over"), tag("ul", *files))
+    return join(left, tag("h3", "Files that could not be read"), tag("ul", *files))
 
 
 def _records(store: Store, out: pathlib.Path) -> Html:
@@ -371,13 +374,13 @@ def _records(store: Store, out: pathlib.Path) -> Html:
     if not commits:
         return tag("p", "no scores yet", class_="missing")
     rows = [(tag("code", commit), f"{count:,}") for commit, count in commits.most_common()]
-    note = tag("p", "scores.csv has every score with its run. By the commit that made them:")
+    note = tag("p", "scores.csv lists every score with its run; by the commit that made them:")
     doubts = Counter(flag for record in store.records for flag in record.flags.split("; ") if flag)
     listed = [(flag, f"{count:,}") for flag, count in doubts.most_common()]
     return join(
         note,
         table(("commit", "scores"), rows, numbers=(1,)),
-        *([table(("to be known", "scores"), listed, numbers=(1,))] if listed else []),
+        *([table(("notes", "scores"), listed, numbers=(1,))] if listed else []),
     )
 
 

@@ -27,13 +27,14 @@ _log = logging.getLogger("adv_ssl")
 
 def state(cell: Cell, store: pathlib.Path) -> str:
     """done, running (on this machine) or missing."""
-    if _done(cell, store / cell.name):
+    if done(cell, store):
         return DONE
     return RUNNING if _taken(store / cell.name) or _taken(_lock(cell, store)) else MISSING
 
 
-def _done(cell: Cell, folder: pathlib.Path) -> bool:
+def done(cell: Cell, store: pathlib.Path) -> bool:
     """Whether every score is there that the cell ends with."""
+    folder = store / cell.name
     try:
         scored = [r for r in read_json(folder / "results.json", list) if r["value"] is not None]
         if cell.kind == "robust":
@@ -117,7 +118,7 @@ def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> set[str]:
     needed: set[str] = set()
     for cell in reversed(cells):  # each one stands behind the one it needs
         gone = cell.name in needed and _bare(store / cell.name)
-        if gone or not _done(cell, store / cell.name):
+        if gone or not done(cell, store):
             wanted.add(cell.name)
             needed.add(cell.needs)
     return wanted
@@ -138,7 +139,7 @@ def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str
             if _taken(_lock(cell, store)):
                 return RUNNING
             raise
-        if _done(cell, store / cell.name) and not _bare(store / cell.name):
+        if done(cell, store) and not _bare(store / cell.name):
             return DONE
         if _taken(store / cell.name):
             return RUNNING
@@ -146,9 +147,9 @@ def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str
         code = _execute(launch(cell))
         if code:
             _log.info("%s: exit code %d", cell.name, code)
-        elif not _done(cell, store / cell.name):
+        elif not done(cell, store):
             _log.info("%s: not all of it has a score, see its report.html", cell.name)
-    return RAN if _done(cell, store / cell.name) else FAILED
+    return RAN if done(cell, store) else FAILED
 
 
 def _execute(command: Sequence[str]) -> int:

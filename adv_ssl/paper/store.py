@@ -14,7 +14,7 @@ from adv_ssl.files import read_json
 from adv_ssl.recipes import paper
 
 # The metric that a row is scored by, where it is not top-1
-METRICS = {("imagenet", "conflict"): "shape_top1", ("cifar10", "conflict"): "shape_top1"}
+METRICS = {"conflict": "shape_top1"}
 TRANSFER = "transfer"  # stage and suite of a fine-tuning on another set
 _SETS = {row[0]: name for name, row in paper.TRANSFER_SETS.items()}
 

@@ -3,9 +3,10 @@
 Above 0 it holds, below it fails; 0 is a tie, and undecided, unless the claim admits ties.
 """
 
+import contextlib
 from typing import NamedTuple
 
-from adv_ssl.paper.claims import Claim, sign
+from adv_ssl.paper.claims import Claim, Finding, sign
 from adv_ssl.paper.tables import Exhibits, Missing, Ours, interval
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
@@ -36,22 +37,27 @@ def judge(claim: Claim, exhibits: Exhibits) -> Verdict:
 
 
 def judge_ours(claim: Claim, ours: Ours) -> Verdict:
-    """The verdict over seeds: decided where the 95% interval of the margin leaves 0 out.
+    """The verdict over the seeds that have all of it, each paired with itself.
 
-    With a single seed there is no interval, and its margin decides, as the paper's does.
+    Decided where the 95% interval of the margin leaves 0 out. With a single seed there is no
+    interval, and its margin decides, as the paper's does.
     """
+    if claim.printed:
+        return Verdict(UNDECIDED, detail="of what the paper prints: not asked of ours")
     whole = judge(claim, ours.whole)
-    found = []
-    for exhibits in ours.seeds.values():
-        try:
-            found += [claim.test(exhibits)] if claim.test else []
-        except Missing:
-            continue
-    if len(found) < 2:
-        return whole
-    _, low, high = interval([f.margin for f in found])
+    found: dict[int, Finding] = {}
+    for seed, exhibits in ours.seeds.items():
+        with contextlib.suppress(Missing):
+            found |= {seed: claim.test(exhibits)} if claim.test else {}
+    if not found:
+        mixed = whole.seeds > 0
+        return Verdict(UNDECIDED, detail="missing: no seed has all of it") if mixed else whole
+    if len(found) == 1:
+        return judge(claim, ours.seeds[min(found)])
+    _, low, high = interval([finding.margin for finding in found.values()])
     verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    numbers = [f.number for f in found if f.number is not None]
+    numbers = [finding.number for finding in found.values() if finding.number is not None]
+    number = None
     if numbers:
-        _, low, high = interval(numbers)
-    return whole._replace(verdict=verdict, low=low, high=high, seeds=len(found))
+        number, low, high = interval(numbers)
+    return Verdict(verdict, number, low, high, whole.detail, len(found))

@@ -24,13 +24,13 @@ def recipe(
     """Pre-training by ``method`` under ``threat``, nominal fine-tuning, evaluation.
 
     ``argument`` is what stands behind the file's name in ``--config=FILE:ARGUMENT``: a scale; for
-    BYOL ``SCALE,adamw`` takes AdamW in the place of LARS (C-BYOL-b). ``changes`` are of
+    BYOL ``imagenet,adamw`` takes AdamW in the place of LARS (C-BYOL-b). ``changes`` are of
     pre-training at the paper's scale; ``init_from`` is as for ``assembled``.
     """
     scale, _, variant = argument.partition(",")
     _choose("scale", scale, SCALES)
     if variant:
-        _choose("variant", variant, ("adamw",) if method == "byol" else ())
+        _choose("variant", variant, ("adamw",) if (method, scale) == ("byol", "imagenet") else ())
     pretrain = paper.PRETRAINING[method]()
     if threat != "nominal":
         radii = paper.RADII if scale == "imagenet" else small.RADII[scale]

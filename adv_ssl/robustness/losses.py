@@ -60,7 +60,7 @@ def check_classes(classes: int) -> None:
     if classes < DLR_CLASSES:
         raise UserError(
             f"AutoAttack: the model has {classes} classes, its targeted DLR loss needs at least "
-            f"{DLR_CLASSES}: attack this model with PGD"
+            f"{DLR_CLASSES}: take --attack=pgd"
         )
 
 

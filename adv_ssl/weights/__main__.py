@@ -44,7 +44,7 @@ def _options() -> transfer.Options:
 def _import(path: pathlib.Path) -> None:
     if not _WORKDIR.value:
         raise UserError("import needs --workdir=DIR, a new folder for the checkpoint.")
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = command.path(_WORKDIR.value)
     report = transfer.import_weights(path, workdir, _options())
     print("\n".join(transfer.summary([Row(**row) for row in report["parameters"]])))
     print(f"architecture {report['architecture']}, classes {report['classes']}")
@@ -62,7 +62,7 @@ def _export(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _work(words: Sequence[str]) -> None:
-    paths = [pathlib.Path(word) for word in words[1:]]
+    paths = [command.path(word) for word in words[1:]]
     match words[:1], paths:
         case ["import"], [path]:
             _import(path)

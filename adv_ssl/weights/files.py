@@ -1,8 +1,7 @@
 """Files of weights: which format one is, told by its content, and how each is read and written."""
 
-import contextlib
+import io
 import json
-import os
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from adv_ssl.errors import UserError
+from adv_ssl.files import write_atomically
 from adv_ssl.weights import torch_zip
 
 MANIFEST = "adv_ssl"  # where our files keep what they say of themselves
@@ -115,18 +115,13 @@ def _manifest(path: pathlib.Path, text: str) -> dict[str, Any]:
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]) -> None:
     """Writes a .safetensors or .npz file, whole or not at all."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    temporary = path.with_name(path.name + ".tmp")
+    content, text = io.BytesIO(), json.dumps(manifest)
+    if path.suffix == ".npz":
+        entries: Any = whole | {MANIFEST: np.array(text)}
+        np.savez(content, **entries)
+    else:  # with a second entry the bytes would change from one time to the next
+        content.write(save(whole, {MANIFEST: text}))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            if path.suffix == ".npz":
-                entries: Any = whole | {MANIFEST: np.array(json.dumps(manifest))}
-                np.savez(file, **entries)
-            else:  # with a second entry the bytes would change from one time to the next
-                file.write(save(whole, {MANIFEST: json.dumps(manifest)}))
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        write_atomically(path, content.getvalue())
+    except OSError as error:
         raise UserError(f"{path} cannot be written ({error}): choose another place.") from None
-    finally:
-        with contextlib.suppress(OSError):  # where nothing could be written
-            temporary.unlink()
