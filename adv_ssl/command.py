@@ -28,7 +28,9 @@ log = logging.getLogger("adv_ssl")
 
 def leave(message: str, code: int = 2) -> NoReturn:
     """Says why, in one line, and ends."""
-    print(f"adv_ssl: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    # In one piece: libraries write to the same place, from threads of their own
+    sys.stderr.write(f"adv_ssl: {' '.join(message.split())}\n")
+    sys.stderr.flush()
     sys.exit(code)
 
 

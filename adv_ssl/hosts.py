@@ -159,7 +159,8 @@ def _read(child: "subprocess.Popen[str]", last: "deque[str]") -> None:
 
 
 def _say(message: str) -> None:
-    print(f"adv_ssl: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"adv_ssl: {message}\n")
+    sys.stderr.flush()
 
 
 def lead() -> bool:

@@ -284,6 +284,13 @@ def test_a_timed_step(monkeypatch):
     assert made.here.memory > sum(leaf.size * 4 for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_timed_step_has_two_images_a_part_where_they_are_compared(monkeypatch):
+    """BYOL's batch norm is over the images of a part."""
+    run = run_of("byol", None, pretrain__accumulation=4, pretrain__batch_size=16)
+    monkeypatch.setattr(here, "CPU_STEP", 1.0)
+    assert here.timed(run, 10**12).batch_size == 8
+
+
 # ---- the step is training's -----------------------------------------------------------------
 
 

@@ -136,7 +136,7 @@ def test_a_host_without_the_other_gives_up_in_time(tmp_path, present, line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "whom"), [("KILL", 0), ("KILL", 1), ("TERM", 1)])
+@pytest.mark.parametrize(("number", "whom"), [("KILL", 0), ("KILL", 1), ("TERM", 1), ("INT", 1)])
 def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, whom):
     workdir = tmp_path / "run"
     both = start(workdir, count=2)
@@ -145,6 +145,9 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, w
         (child,) = children(both[whom].pid)
         both[whom].kill()
         os.kill(child, signal.SIGKILL)
+    elif number == "INT":  # as a terminal does: to what it started and to what that started
+        for pid in (both[whom].pid, *children(both[whom].pid)):
+            os.kill(pid, signal.SIGINT)
     else:
         both[whom].terminate()
     began = time.monotonic()
@@ -161,6 +164,20 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, w
         assert code == 0, error
     for stage in ("pretrain", "finetune"):
         chex.assert_trees_all_equal(tiny.params(workdir / stage), tiny.params(two / stage))
+
+
+@pytest.mark.slow
+def test_an_image_that_one_host_cannot_read_ends_both(tmp_path):
+    """Nobody waits for a step, or a checkpoint, that the other does not take part in."""
+    images = tiny.folder_of_images(tmp_path / "images", 60)
+    (images / "broken.png").write_bytes(b"broken")
+    data = f"--config.data.name=folder:{images}", "--config.evaluate.split=test"
+    began = time.monotonic()
+    told = ended(start(tmp_path / "run", *data, "--config.pretrain.steps=50", count=2))
+    assert time.monotonic() - began < 120
+    assert sorted(code for code, _, _ in told) == [2, 75]
+    assert "broken.png: not a readable image" in next(error for code, _, error in told if code == 2)
+    assert next(error for code, _, error in told if code == 75) == f"adv_ssl: {hosts.LOST}\n"
 
 
 @pytest.mark.slow

@@ -166,6 +166,10 @@ def test_pretraining_goes_on_from_an_encoder(method, finished, tmp_path):
         r["name"]: r["status"] for r in json.loads((tmp_path / "pretrain/handoff.json").read_text())
     }
     assert fates["encoder/pos_embed"] == "carried"
+    if method == "byol":  # what it predicts starts from the same encoder, with a head of its own
+        with Checkpoints(tmp_path / "pretrain" / "checkpoints") as checkpoints:
+            rest = checkpoints._manager.restore(checkpoints.latest())["rest"]
+            chex.assert_trees_all_equal(rest["ema"]["encoder"], found)
 
 
 def test_a_key_that_came_since_is_no_other_configuration(tmp_path):
