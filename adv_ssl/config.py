@@ -74,8 +74,8 @@ class AttackConfig:
         meant = (self.step_size / self.epsilon, self.step_size / 255 / self.epsilon)
         shares = [f"; did you mean {share:.3g}?" for share in meant if 0.05 < share <= 2]
         raise UserError(
-            f"step_size={self.step_size:g}: a share of epsilon={self.epsilon:.4g}, no pixels; "
-            f"steps={self.steps} of it go {self.steps * self.step_size:.3g} epsilons"
+            f"step_size={self.step_size:g}: a fraction of epsilon={self.epsilon:.4g}, not pixels; "
+            f"steps={self.steps} of it cover {self.steps * self.step_size:.3g} epsilon"
             + (shares[0] if shares else ".")
         )
 

@@ -3,8 +3,8 @@
     python -m adv_ssl.main --config=configs/byol_l2.py --workdir=DIR
 
 is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
-small, with radii of their own. ``:imagenet,adamw`` takes AdamW in
-the place of LARS.
+small, with radii of their own. At the paper's scale ``:imagenet,adamw`` takes AdamW in the place of
+LARS.
 """
 
 import ml_collections

@@ -3,8 +3,7 @@
     python -m adv_ssl.main --config=configs/byol_nominal.py --workdir=DIR
 
 is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
-small. ``:imagenet,adamw`` takes AdamW in
-the place of LARS.
+small. At the paper's scale ``:imagenet,adamw`` takes AdamW in the place of LARS.
 """
 
 import ml_collections

@@ -27,6 +27,8 @@ OWN: dict[str, Tree] = {
     },
 }
 
+OWN |= dict.fromkeys(("cifar10_ti", "cifar10_s"), OWN["cifar10"])
+
 
 def get_config(argument: str = "imagenet") -> ml_collections.ConfigDict:
     """The recipe at one of ``recipes.SCALES``."""

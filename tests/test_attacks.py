@@ -241,3 +241,14 @@ def test_attack_passes_no_gradient_on():
         return x_adv.sum() + health["gain"].sum()
 
     assert not np.any(jax.grad(total)(images()))
+
+
+@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_image_has_its_own_start(name, norm):
+    """Equal images, and equal views, start from different points of the ball (A4)."""
+    same = jnp.full((2, 8, 8, 3), 0.5)
+    attack = ATTACKS[name](norm, 0.1, 1, 1e-6, "ball")
+    x, _ = attack(lambda x: x["a"].sum(AXES) + x["b"].sum(AXES), {"a": same, "b": same}, KEY)
+    starts = np.concatenate([x["a"], x["b"]]).reshape(4, -1)
+    assert len(np.unique(starts, axis=0)) == 4

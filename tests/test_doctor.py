@@ -3,15 +3,13 @@
 import errno
 import itertools
 import json
-import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import types
 from typing import Any
 
+import commands
 import pytest
 import tensorflow_datasets as tfds
 import tfds_sets
@@ -441,20 +439,6 @@ def test_the_original_files_of_one_configuration_are_named(tmp_path):
 # ---- the command -----------------------------------------------------------------------------
 
 # Every command line in a process of its own that begins with everything imported already.
-FORKS = """
-import json, os, runpy, sys
-from adv_ssl import command
-from adv_ssl.doctor import prepare, report
-for i, words in enumerate(json.loads(sys.argv[2])):
-    child = os.fork()
-    if child == 0:
-        for stream, end in ((1, "out"), (2, "err")):
-            file = open(f"{sys.argv[1]}/{i}.{end}", "w")
-            os.dup2(file.fileno(), stream)
-        sys.argv = ["data", *words]
-        runpy.run_module("adv_ssl.data", run_name="__main__")
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 MISTAKES = {
     "cifr10: no such data set; did you mean cifar10? choose from": ["cifr10"],
     "imagenet: no such data set; did you mean imagenet_": ["--prepare=imagenet"],
@@ -473,18 +457,8 @@ def ran(tmp_path_factory):
         (images / place).mkdir(parents=True)
         Image.fromarray(tfds_sets.images(1)[0]).save(images / place / "0.png")
     lines = [*MISTAKES.values(), ["digits", str(images)], ["cifar10", "digits"]]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, str(root), json.dumps(lines)],
-        cwd=ROOT,
-        env={**os.environ, "TFDS_DATA_DIR": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    codes = [int(code) for code in done.stdout.split()]
-    assert len(codes) == len(lines), done.stderr
-    texts = [[(root / f"{i}.{e}").read_text() for e in ("out", "err")] for i in range(len(lines))]
-    return images, [(code, *text) for code, text in zip(codes, texts, strict=True)]
+    imports = ["adv_ssl.command", "adv_ssl.doctor.prepare", "adv_ssl.doctor.report"]
+    return images, commands.ran("adv_ssl.data", imports, lines, root, TFDS_DATA_DIR=str(root))
 
 
 @pytest.mark.parametrize("said", MISTAKES)

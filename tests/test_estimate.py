@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import subprocess
 import sys
 
+import commands
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny
-from conftest import ROOT
 
 from adv_ssl import recipes, sharding, train
 from adv_ssl.config import parse
@@ -382,30 +381,19 @@ BYOL = "--config=configs/byol_l2.py:digits"
 COMMANDS = {  # what is said -> the command line
     "say either --config=FILE[:SCALE] or --all": "--topology=v5e:8x8",
     "either": f"--all {BYOL}",
+    "--all takes --topology alone": "--all --stage=pretrain",
     "--price need --topology=CHIP:AxB": f"--price=1 {BYOL}",
     "this run trains only finetune": f"--stage=pretrain {BYOL} --config.weights=X",
     "no such key: 'pretrian'": f"{BYOL} --config.pretrian.steps=1",
     "expected CHIP:AxB": f"{BYOL} --topology=v5e",
 }
-# Every command line in a process of its own that begins with everything imported already.
-FORKS = """
-import os, sys
-from adv_ssl import command
-from adv_ssl.estimate import __main__ as estimate
-for line in sys.argv[1:]:
-    child = os.fork()
-    if child == 0:
-        sys.argv = ["estimate", *line.split()]
-        command.start(estimate._work, estimate._parse_flags)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
-def test_the_command_line():
-    line = [sys.executable, "-c", FORKS, *COMMANDS.values()]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split() == ["2"] * len(COMMANDS), done.stderr
-    for said, error in zip(COMMANDS, done.stderr.splitlines(), strict=True):
+def test_the_command_line(tmp_path):
+    imports, lines = ["adv_ssl.estimate.costs"], [line.split() for line in COMMANDS.values()]
+    found = commands.ran("adv_ssl.estimate", imports, lines, tmp_path)
+    for said, (code, _, error) in zip(COMMANDS, found, strict=True):
+        assert (code, error.count("\n")) == (2, 1), error
         assert said in error
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import commands
 import pytest
 import tiny
 from conftest import ROOT
@@ -34,7 +35,7 @@ MISTAKES = {
             "pretrain__attack__epsilon": 4 / 255,
             "pretrain__attack__step_size": 2.5,
         },
-        r"pretrain\.attack\.step_size=2\.5: a share of epsilon=0\.01569, .*did you mean 0\.625\?",
+        r"pretrain\.attack\.step_size=2\.5: a fraction of epsilon=0\.01569, .*mean 0\.625\?",
     ),
     "step in pixels": (
         {
@@ -42,11 +43,11 @@ MISTAKES = {
             "pretrain__attack__epsilon": 4 / 255,
             "pretrain__attack__step_size": 2.5 / 255,
         },
-        r"step_size=0\.0098.*: a share of epsilon=.*go 0\.0196 epsilons; did you mean 0\.625\?",
+        r"step_size=0\.0098.*: a fraction of epsilon=.*cover 0\.0196 epsilon; .*mean 0\.625\?",
     ),
     "step of no unit": (
         {"pretrain__attack__step_size": 1e-9},
-        r"step_size=1e-09: a share of epsilon=0\.5, no pixels; steps=2 of it go 2e-09 epsilons\.$",
+        r"step_size=1e-09: a fraction of epsilon=0\.5, not pixels; steps=2 of it cover 2e-09 epsilon\.$",
     ),
     "no such norm": ({"pretrain__attack__norm": "l7"}, r"attack\.norm='l7': choose from linf, l2"),
     "no such attack": ({"pretrain__attack__name": "fgsm"}, r"attack\.name='fgsm': choose from pgd"),
@@ -299,32 +300,16 @@ COMMANDS = {  # what is said -> the command line
         "--config=configs/transfer_sgd.py:cifar100 --config.finetune.epochs=20"
     ),
 }
-# Every command line in a process of its own that begins with everything imported already.
-FORKS = """
-import os, pathlib, sys
-from adv_ssl import command, main
-for i, line in enumerate(sys.argv[2:]):
-    child = os.fork()
-    if child == 0:
-        for stream, end in ((1, "out"), (2, "err")):
-            file = open(f"{sys.argv[1]}/{i}.{end}", "w")
-            os.dup2(file.fileno(), stream)
-        sys.argv = ["main", f"--workdir={sys.argv[1]}/run", *line.split()]
-        command.start(main._work, main._parse_flags)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 def test_the_command_line(tmp_path):
-    line = [sys.executable, "-c", FORKS, str(tmp_path), *COMMANDS.values()]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split() == ["2"] * len(COMMANDS), done.stderr
-    for i, said in enumerate(COMMANDS):
-        out, error = ((tmp_path / f"{i}.{end}").read_text() for end in ("out", "err"))
-        assert out == ""
+    imports = [f"adv_ssl.{name}" for name in ("command", "config_flag", "hosts", "pipeline")]
+    lines = [[f"--workdir={tmp_path}/run", *line.split()] for line in COMMANDS.values()]
+    for said, (code, out, error) in zip(
+        COMMANDS, commands.ran("adv_ssl.main", imports, lines, tmp_path), strict=True
+    ):
+        assert (code, out, error.count("\n")) == (2, "", 1), error
         assert said in error
-        assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -343,13 +328,6 @@ def test_an_l2_radius_that_is_written_as_one_in_linf_is_doubted(radius, doubted)
     attack = parse(tiny.config(pretrain__attack__epsilon=radius).to_dict()).pretrain.attack
     said = f"{round(radius * 255)}/255 over the whole image"
     assert said in attack.doubt if doubted else attack.doubt is None
-
-
-def test_a_mistake_ends_the_program_with_2(tmp_path):
-    line = [sys.executable, "-m", "adv_ssl.main", f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "adv_ssl: both --config=FILE[:SCALE] and --workdir=DIR are needed.\n"
 
 
 @pytest.mark.parametrize(

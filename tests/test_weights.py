@@ -14,6 +14,7 @@ import zipfile
 from collections import OrderedDict
 from typing import Any
 
+import commands
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -834,26 +835,10 @@ MISTAKES = {
 }
 
 
-def test_mistakes_in_the_command():
-    """All of them in one process: each is a line of its own, and exit code 2."""
-    program = """
-import sys
-from absl import flags
-from adv_ssl import command
-from adv_ssl.weights import __main__ as weights
-for line in sys.argv[1:]:
-    try:
-        with command._answered():
-            weights._work(command.parse_flags(["weights", *line.split()])[1:])
-    except SystemExit as done:
-        print(done.code)
-    flags.FLAGS.unparse_flags()
-    for flag in ("workdir", "heads", "mean"):
-        flags.FLAGS[flag].unparse()
-"""
-    line = [sys.executable, "-c", program, *MISTAKES]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["2"] * len(MISTAKES), done.stderr
-    for message, said in zip(done.stderr.splitlines(), MISTAKES.values(), strict=True):
-        assert message.startswith("adv_ssl: ")
-        assert said in message
+def test_mistakes_in_the_command(tmp_path):
+    imports = ["adv_ssl.command", "adv_ssl.weights.transfer"]
+    lines = [line.split() for line in MISTAKES]
+    found = commands.ran("adv_ssl.weights", imports, lines, tmp_path)
+    for said, (code, _, error) in zip(MISTAKES.values(), found, strict=True):
+        assert (code, error.count("\n")) == (2, 1), error
+        assert said in error

@@ -33,7 +33,7 @@ def recipe(
         _choose("variant", variant, ("adamw",) if (method, scale) == ("byol", "imagenet") else ())
     pretrain = paper.PRETRAINING[method]()
     if threat != "nominal":
-        radii = paper.RADII if scale == "imagenet" else small.RADII[scale]
+        radii = paper.RADII if scale == "imagenet" else small.SCALES[scale].radii
         pretrain["attack"] = paper.pgd2(threat, radii[method, threat])
     if variant:
         pretrain = merged(pretrain, paper.byol_adamw())

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from adv_ssl.recipes.values import OURS, Tree, Value
+from adv_ssl.recipes.values import OURS, Tree, Value, merged
 
 # Suited to the small images: at cifar10 an L2 radius is about the same root mean square per pixel
 # as at the paper's scale, at digits it is larger, to be seen.
@@ -31,13 +31,13 @@ RADII: dict[str, dict[tuple[str, str], Value]] = {
 }
 
 
-def _model(image_size: int, patch: int, width: int, depth: int) -> Tree:
+def _model(image_size: int, patch: int, width: int, depth: int, heads: int = 4) -> Tree:
     return {
         "image_size": OURS(image_size),
         "patch": OURS(patch),
         "width": OURS(width),
         "depth": OURS(depth),
-        "heads": OURS(4),
+        "heads": OURS(heads),
         "mlp": OURS(4 * width),
     }
 
@@ -128,6 +128,19 @@ def cifar10_finetune() -> Tree:
     }
 
 
+# ---- the same with larger models: DeiT's ViT-Ti and ViT-S, in patches of 8 ----------------
+
+
+def _cifar10_with(width: int, heads: int) -> "Scale":
+    def run() -> Tree:
+        return merged(cifar10_run(), {"model": _model(32, 8, width, depth=12, heads=heads)})
+
+    def methods() -> dict[str, Tree]:
+        return merged(cifar10_methods(), {"mae": {"task": _decoder(width // 2)}})
+
+    return Scale(RADII["cifar10"], run, cifar10_pretrain, methods, cifar10_finetune)
+
+
 # ---- digits: a ViT of width 64 and 3 blocks, for the demo and the tests ----------------------
 
 
@@ -167,8 +180,7 @@ def digits_views() -> Tree:
         "grayscale_prob": OURS(0.0),
         "saturation": OURS(0.0),
         "hue": OURS(0.0),
-        "blur_prob": OURS(0.2),
-        "blur_sigma": OURS((0.1, 1.0)),
+        "blur_prob": OURS(0.0),  # its kernel, a tenth of the side, would be one pixel
     }
     return {"hidden": OURS(256), "output": OURS(64), "view1": weak, "view2": weak}
 
@@ -208,8 +220,9 @@ def digits_finetune() -> Tree:
 
 
 class Scale(NamedTuple):
-    """What a scale changes: of the run, of all pre-training, of the methods', of fine-tuning."""
+    """What a scale changes: radii; the run, all pre-training, the methods', fine-tuning."""
 
+    radii: dict[tuple[str, str], Value]
     run: Callable[[], Tree]
     pretrain: Callable[[], Tree]
     methods: Callable[[], dict[str, Tree]]
@@ -217,6 +230,10 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "cifar10": Scale(cifar10_run, cifar10_pretrain, cifar10_methods, cifar10_finetune),
-    "digits": Scale(digits_run, digits_pretrain, digits_methods, digits_finetune),
+    "cifar10": Scale(
+        RADII["cifar10"], cifar10_run, cifar10_pretrain, cifar10_methods, cifar10_finetune
+    ),
+    "cifar10_ti": _cifar10_with(width=192, heads=3),
+    "cifar10_s": _cifar10_with(width=384, heads=6),
+    "digits": Scale(RADII["digits"], digits_run, digits_pretrain, digits_methods, digits_finetune),
 }
