@@ -47,7 +47,7 @@ MISTAKES = {
     ),
     "step of no unit": (
         {"pretrain__attack__step_size": 1e-9},
-        r"step_size=1e-09: a fraction of epsilon=0\.5, not pixels; steps=2 of it cover 2e-09 epsilon\.$",
+        r"step_size=1e-09: a fraction of epsilon=0\.5, not pixels; .* cover 2e-09 epsilon\.$",
     ),
     "no such norm": ({"pretrain__attack__norm": "l7"}, r"attack\.norm='l7': choose from linf, l2"),
     "no such attack": ({"pretrain__attack__name": "fgsm"}, r"attack\.name='fgsm': choose from pgd"),
