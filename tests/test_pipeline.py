@@ -314,6 +314,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
         "finetune__steps": None,
         "finetune__epochs": 1 / 89,
         "pretrain__task__view1__jitter_prob": 0.5,
+        "pretrain__task__view1__blur_prob": 0.5,
     }
     pipeline.run(tiny.config(**changes), tmp_path)
     unread = {
