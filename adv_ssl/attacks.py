@@ -92,17 +92,16 @@ BALLS = {
 }
 
 
-def check_radius(setting: str, norm: str, radius: float, image_size: int) -> None:
-    """UserError where all images [S, S, 3] have one and the same grey in their ball: another unit.
+def check_radius(setting: str, norm: str, radius: float, values: int) -> None:
+    """UserError where all inputs have one and the same grey in their ball: another unit.
 
-    It is the middle of [0, 1]^d; the farthest from it are the corners.
+    It is the middle of [0, 1]^d, d being ``values``; the farthest from it are the corners.
     """
-    name, farthest = ("L2", image_size * 3**0.5 / 2) if norm == "l2" else ("L-inf", 0.5)
+    name, farthest = ("L2", values**0.5 / 2) if norm == "l2" else ("L-inf", 0.5)
     if radius >= farthest:
         raise UserError(
-            f"{setting}={radius:g} in {name}: from {farthest:.4g} on, every image of {image_size} "
-            f"x {image_size} pixels in [0, 1] can be made plain grey; did you mean {radius:g}/255 "
-            f"= {radius / 255:.5f}?"
+            f"{setting}={radius:g} in {name}: from {farthest:.4g} on, any {values:,} values in "
+            f"[0, 1] can be made plain grey; did you mean {radius:g}/255 = {radius / 255:.5f}?"
         )
 
 

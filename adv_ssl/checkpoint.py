@@ -225,6 +225,13 @@ def begun(stage: pathlib.Path) -> bool:
     return newest(stage) is not None
 
 
+def stage_meant(folder: pathlib.Path, stage: str = "finetune") -> str:
+    """What to say of a folder that is no stage's, where a stage of that name is likely meant."""
+    near = (folder / stage, folder.parent)
+    meant = [path for path in near if begun(path)]
+    return f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run."
+
+
 class HandedOver(NamedTuple):
     """What became of one parameter at a hand-off."""
 

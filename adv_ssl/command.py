@@ -80,6 +80,8 @@ def _answered() -> Iterator[None]:
     except train.Preempted:
         log.info("stopped and saved: start the same command again to go on.")
         sys.exit(75)
+    except BrokenPipeError:  # nobody reads what would have been printed last
+        _hush()
     except Exception as error:
         if hosts.lost(error):
             _end(hosts.LOST, code=75)
@@ -113,10 +115,24 @@ def _refused(error: Exception) -> str:
     return ""
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Goes on in silence where nobody reads any more, as behind ``| head``."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            _hush()
+        else:
+            super().handleError(record)
+
+
+def _hush() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _log_to(stream: TextIO) -> None:
     """Our progress as plain lines, and nothing of the libraries'."""
     absl.logging.set_verbosity(absl.logging.FATAL)  # errors are raised as well
-    handler = logging.StreamHandler(stream)
+    handler = _Lines(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.setLevel(logging.INFO)
     log.addHandler(handler)

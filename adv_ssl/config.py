@@ -20,6 +20,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule, peak_rate
 from adv_ssl.tasks.byol import Byol
+from adv_ssl.tasks.mae import Mae
 from adv_ssl.tasks.supervised import Supervised
 
 DTYPES = ("float32", "bfloat16")
@@ -306,13 +307,19 @@ class Config:
                 tasks.make(stage.task, ViT(self.model), classes=2)
 
     def _check_radii(self) -> None:
-        """Of all attacks: an L2 radius is large or small for images of a size."""
-        stages = {"pretrain": self.pretrain, "finetune": self.finetune}
-        made = {f"{k}.attack": s.attack for k, s in stages.items() if s and s.attack}
-        made |= {f"evaluate.attacks[{i}]": a for i, a in enumerate(self.evaluate.make_attacks())}
-        for path, attack in made.items():
+        """Of all attacks: an L2 radius is large or small for so many values."""
+        image = 3 * self.model.image_size**2
+        made = [(f"evaluate.attacks[{i}]", attack, image)
+                for i, attack in enumerate(self.evaluate.make_attacks())]  # fmt: skip
+        for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if stage and stage.attack:
+                values = image
+                if isinstance(stage.task, Mae):  # the visible patches alone are attacked (A19)
+                    values = stage.task.visible(self.model.grid**2) * 3 * self.model.patch**2
+                made.append((f"{name}.attack", stage.attack, values))
+        for path, attack, values in made:
             with _under(path):
-                attacks.check_radius("epsilon", attack.norm, attack.epsilon, self.model.image_size)
+                attacks.check_radius("epsilon", attack.norm, attack.epsilon, values)
 
 
 # Fields whose dataclass is chosen by the key ``name`` beside their options.

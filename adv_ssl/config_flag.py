@@ -25,13 +25,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS([_from_anywhere(argument) for argument in argv])
     except (KeyError, AttributeError) as error:
-        leave(f"the configuration has no such key: {error.args[0]}")
+        leave(_no_such_key(str(error.args[0]), argv))
     except (flags.Error, UserError, TypeError, ValueError, OSError) as error:
         none = re.match(r'Override (\S+) .* because field "(\w+)" is None', str(error))
         if none:
             leave(
                 f"config.{none[1]}: {none[2]} is None in this configuration; take one that has it "
                 "(an attack: those that end in _linf or _l2)."
+            )
+        if str(error).endswith("is not a dict."):
+            leave(
+                f"{error} Keys are set one by one; no attack is configs/METHOD_nominal.py, or "
+                "--config.pretrain.attack.steps=0."
             )
         fraction = re.search(r"to float: '(\d+(?:\.\d*)?)/([1-9]\d*)'$", str(error))
         hint = f"; write {float(fraction[1]) / int(fraction[2]):.6f}" if fraction else ""
@@ -48,6 +53,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if rest[1:]:
         leave(f"unexpected argument {rest[1]!r}: options begin with --.")
     return rest
+
+
+def _no_such_key(error: str, argv: Sequence[str]) -> str:
+    """The override that has it, and the key that may be meant."""
+    names = re.findall(r"\w+", error)
+    near = re.search(r'Did you mean "(\w+)"', error)
+    given = (argument.partition("=")[0] for argument in argv)
+    where = next((path for path in given if names and names[0] in path.split(".")), error)
+    return f"{where}: no such key" + (f"; did you mean {near[1]}?" if near else ".")
 
 
 def _from_anywhere(argument: str) -> str:

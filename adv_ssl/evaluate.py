@@ -40,11 +40,18 @@ _CORRUPTED = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer("seed", 0, "Of corruptions made on the fly, and of attacks.")
 _DATA = flags.DEFINE_string("data", None, "robust: the set; default: ImageNet or CIFAR-10.")
 _SPLIT = flags.DEFINE_string("split", None, "robust: default: its suite's, or test.")
+_RESIZE = flags.DEFINE_integer(
+    "resize",
+    None,
+    "robust: short side before the central crop, pixels, 0: stretched; default: as the model's run "
+    "or the suite has it.",
+    lower_bound=0,
+)
 _ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEARCHES)}.")
 _NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
 _RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
 
-_OF_ROBUST = ("attack", "norm", "radii", "data", "split")
+_OF_ROBUST = ("attack", "norm", "radii", "data", "split", "resize")
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -80,7 +87,7 @@ def _work(_: Sequence[str]) -> None:
         try:
             if _SUITE.value == "robust":
                 source, crop = runner.data(
-                    model, _DATA.value, _SPLIT.value, _DATA_DIR.value, weights.parent
+                    model, _DATA.value, _SPLIT.value, _DATA_DIR.value, weights.parent, _RESIZE.value
                 )
                 robust.run(model, source, crop, curve, workdir)
             else:

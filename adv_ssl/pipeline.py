@@ -144,8 +144,7 @@ def _check_weights(config: Config, key: str) -> None:
         return
     folder = pathlib.Path(given).expanduser()
     if not checkpoint.begun(folder):
-        meant = [path for path in (folder / "pretrain", folder.parent) if checkpoint.begun(path)]
-        hint = f"did you mean {meant[0]}?" if meant else "name the folder of a stage of a run."
+        hint = checkpoint.stage_meant(folder, "pretrain")
         if folder.is_file():
             hint = f"python -m adv_ssl.weights import {folder} --workdir=NEW makes one of a file."
         raise UserError(f"config.{key}={given!r}: no checkpoint in it; {hint}")
@@ -169,10 +168,11 @@ def _claim(
         same = {k for k in theirs | ours if theirs.get(k) == ours.get(k)}
         differing = [k for k in theirs | ours if k not in same | later | FREE]
         if differing:
-            key = differing[0]
+            key = min(differing, key=lambda k: not k.endswith(".name"))  # that says most
+            rest = f" and {len(differing) - 1} more keys differ" if differing[1:] else ""
             raise UserError(
                 f"{workdir} belongs to another configuration: {key} is {theirs.get(key)!r} there, "
-                f"{ours.get(key)!r} here ({len(differing)} keys differ). Choose another --workdir."
+                f"{ours.get(key)!r} here{rest}. Choose another --workdir."
             )
     write_json(path, plain)
     data = {source.records.what: _contents(source) for source in sets}

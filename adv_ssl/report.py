@@ -144,8 +144,8 @@ def _sentence(path: pathlib.Path) -> Html:
 
 
 def _scores(path: pathlib.Path) -> Html:
-    rows = []
-    for record in json.loads(path.read_text()):
+    rows, records = [], json.loads(path.read_text())
+    for record in records:
         attack = record["attack"] or {}
         main = ("norm", "epsilon", "steps")
         options = [f"{k.replace('_', ' ')} {v}" for k, v in attack.items() if k not in main]
@@ -163,11 +163,17 @@ def _scores(path: pathlib.Path) -> Html:
                 tag("i", class_="range", style=";".join(f"--{k}:{v:.2%}" for k, v in ends)),
                 f"{record['n']:,}",
                 f"{record['seconds']:,.0f}",
-                tag("small", ", ".join(options)),
+                tag("small", ", ".join([*options, *record.get("flags", [])])),
             )
         )
     head = ("data", "attack", "ε", "steps", "score, %", "95% interval", "0 to 100%", "n", "seconds")
-    return table((*head, "options"), rows, numbers=(2, 3, 4, 5, 7, 8), class_="results")
+    whole = table((*head, "options"), rows, numbers=(2, 3, 4, 5, 7, 8), class_="results")
+    blind = {r["dataset"]: r["commonest"] for r in reversed(records) if "commonest" in r}
+    told = [f"{100 * share:.1f}% on {dataset}" for dataset, share in blind.items()]
+    if not told:
+        return whole
+    note = f"To say the commonest class of every image would score {', '.join(told)}."
+    return join(whole, tag("p", note, class_="note"))
 
 
 def _robust_accuracy(path: pathlib.Path) -> Html:
@@ -284,6 +290,8 @@ def _handoff(path: pathlib.Path) -> Html:
 
 def _recipe(path: pathlib.Path) -> Html:
     config = json.loads(path.read_text())
+    if config["weights"]:
+        del config["pretrain"]  # its encoder had a recipe of its own
     rows, counts = [], Counter[str]()
     for name, value, source in _leaves(config, config.pop("sources", None)):
         flag, text = _label(value, source)

@@ -384,7 +384,7 @@ COMMANDS = {  # what is said -> the command line
     "--all takes --topology alone": "--all --stage=pretrain",
     "--price need --topology=CHIP:AxB": f"--price=1 {BYOL}",
     "this run trains only finetune": f"--stage=pretrain {BYOL} --config.weights=X",
-    "no such key: 'pretrian'": f"{BYOL} --config.pretrian.steps=1",
+    "pretrian.steps: no such key; did you mean pretrain?": f"{BYOL} --config.pretrian.steps=1",
     "expected CHIP:AxB": f"{BYOL} --topology=v5e",
 }
 

@@ -22,7 +22,7 @@ MISTAKES = {
     ),
     "L2 radius in 255ths": (
         {"pretrain__attack__epsilon": 128.0},
-        r"pretrain\.attack\.epsilon=128 in L2: from 13\.86 on, every image of 16 x 16 .*"
+        r"pretrain\.attack\.epsilon=128 in L2: from 13\.86 on, any 768 values .*"
         r"did you mean 128/255 = 0\.50196\?",
     ),
     "scored at a radius in 255ths": (
@@ -133,6 +133,7 @@ MISTAKES = {
         {"data__name": "cifar10:3.0.2", "data__dir": "gs://bucket/sets"},
         r"'cifar10:3\.0\.2' in gs://bucket/sets cannot be read",
     ),
+    "a folder without folder:": ({"data__name": "configs"}, r"did you mean folder:configs\?"),
     "no such folder": ({"data__name": "folder:/nowhere"}, r"/nowhere"),
     "no such split": ({"pretrain__split": "trian"}, r"config\.pretrain\.split='trian' of.*train"),
     "no such test split": ({"evaluate__split": "tst"}, r"config\.evaluate\.split='tst' of digits"),
@@ -144,6 +145,11 @@ OTHERS = {
         "byol",
         {"pretrain__ema": None},
         r"pretrain\.ema=None: BYOL predicts",
+    ),
+    "a radius that the visible patches cannot have": (
+        "mae",
+        {"pretrain__attack__epsilon": 7.0},
+        r"pretrain\.attack\.epsilon=7 in L2: from 6\.928 on, any 192 values .* plain grey",
     ),
     "mask of all": (
         "mae",
@@ -280,13 +286,14 @@ def test_an_unknown_key_is_named():
 BYOL, ROTNET = "--config=configs/byol_l2.py:digits", "--config=configs/rotnet_l2.py:digits"
 NOMINAL = "--config=configs/rotnet_nominal.py:digits"
 COMMANDS = {  # what is said -> the command line
-    "no such key: 'pretrian' Did you mean": f"{BYOL} --config.pretrian.steps=1",
+    "pretrian.steps: no such key; did you mean pretrain?": f"{BYOL} --config.pretrian.steps=1",
     "config.seed": f"{BYOL} --config.seed=x",
     "scale 'digit'": "--config=configs/byol_l2.py:digit",
-    "no such key: 'mixing'": f"{ROTNET} --config.pretrain.task.mixing.group=4",
+    "task.mixing.group: no such key.": f"{ROTNET} --config.pretrain.task.mixing.group=4",
     "epsilon: attack is None in this configuration; take one that": (
         f"{NOMINAL} --config.pretrain.attack.epsilon=1"
     ),
+    "no attack is configs/METHOD_nominal.py": f"{BYOL} --config.pretrain.attack=None",
     "is not to be set": f"{BYOL} --config.sources.seed=1",
     "--config: SyntaxError": "--config=README.md",
     "no such configuration file": "--config=configs/nowhere.py",

@@ -17,11 +17,12 @@ import tiny
 from conftest import ROOT
 
 from adv_ssl import config as config_module
-from adv_ssl import pictures, pipeline, sharding, train
+from adv_ssl import pictures, pipeline, report, sharding, train
 from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.config import parse
 from adv_ssl.data import sources
 from adv_ssl.errors import UserError
+from adv_ssl.evaluation import scores
 from adv_ssl.files import held
 from adv_ssl.stage import make_recipe, make_task, random_state
 
@@ -55,6 +56,31 @@ def test_results_are_complete(finished):
         low, high = record["ci95"]
         assert 0 <= low <= record["value"] <= high <= 1
         assert (record["stage"], record["step"], record["seed"]) == ("finetune", 6, 0)
+
+
+def test_a_score_has_beside_it_that_of_the_commonest_class(finished, monkeypatch):
+    source = sources.load("digits", "test[:50]", "")
+    labels = [int(source.records[i]["label"]) for i in range(50)]
+    share = max(map(labels.count, labels)) / 50
+    clean, _ = tiny.results(finished)
+    assert (clean["commonest"], clean["flags"]) == (share, [])
+    page = (finished / "report.html").read_text()
+    assert f"To say the commonest class of every image would score {100 * share:.1f}%" in page
+    monkeypatch.setattr(
+        scores, "attacked", lambda *given: (None, None, np.full(len(given[3]["label"]), 3))
+    )
+    options = parse(tiny.config().to_dict()).evaluate
+    record = scores.score(None, None, source, options, 16, None, 0)
+    assert record["value"] == labels.count(3) / 50
+    assert record["flags"] == ["the model says one class alone"]
+
+
+def test_a_page_has_no_recipe_of_a_pretraining_that_was_elsewhere(finished, tmp_path):
+    shutil.copy(finished / "config.json", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "pretrain.attack.epsilon" in str(report._recipe(tmp_path / "config.json"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"weights": "other/pretrain"}))
+    assert "pretrain.attack.epsilon" not in str(report._recipe(tmp_path / "config.json"))
 
 
 def test_the_encoder_is_handed_on(finished, tmp_path):

@@ -502,6 +502,24 @@ def test_weights_of_another_file_are_not_those_of_the_one_before(tmp_path):
     assert clean("b", "w") == clean("b", "new") != clean("a", "old")
 
 
+def test_the_images_of_a_run_are_prepared_as_it_scores_them(tmp_path, monkeypatch):
+    """However the path of their folder is written; of a file alone it has to be said."""
+    monkeypatch.chdir(tmp_path)
+    tiny.folder_of_images(tmp_path / "images" / "train" / "a", 4, size=40)
+    tiny.folder_of_images(tmp_path / "images" / "test" / "a", 4, size=40)
+    tiny.folder_of_images(tmp_path / "images" / "test" / "b", 4, size=40)
+    tiny.folder_of_images(tmp_path / "images" / "train" / "b", 4, size=40)
+    config = tiny.config(data__name=f"folder:{tmp_path}/images", evaluate__resize=24).to_dict()
+    write_json(tmp_path / "run" / "config.json", config)
+    model = Model(TINY, {"head": {"kernel": np.zeros((8, 2))}}, ("a", "b"))
+    for written in (f"folder:{tmp_path}/images", f"folder:{tmp_path}/images/", "folder:images"):
+        assert runner.data(model, written, None, "", tmp_path / "run")[1] == 24
+    assert runner.data(model, "folder:images", None, "", tmp_path / "file")[1] == 0
+    assert runner.data(model, "folder:images", None, "", tmp_path / "file", 24)[1] == 24
+    assert runner.prepared(24, 16) == "short side 24, central crop of 16"
+    assert runner.prepared(0, 16) == "stretched to 16 x 16"
+
+
 def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
     """A classifier with a million times its head, through the command, to the page."""
     first, *_, last = robust.doubts.LADDER

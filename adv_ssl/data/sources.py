@@ -7,6 +7,7 @@ understand TFDS's split slices: ``train[:10%]``, ``train[10%:]``, ``train[:5000]
 import dataclasses
 import logging
 import os
+import pathlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -160,8 +161,8 @@ def select(name: str, split: str, shards: Mapping[str, list[int]]) -> tuple[tupl
     if not ranges or not all(part for _, part in ranges):
         known = ", ".join(f"{key} ({sum(lengths)} images)" for key, lengths in shards.items())
         raise NoSplit(
-            f"split={split!r} of {name}: no such split, or no image in it; choose from {known}, "
-            "or a slice such as train[:10%] or train[:5000]."
+            f"split={split!r} of {name}: no such split, or not so many images; choose from "
+            f"{known}, or a slice such as train[:10%]."
         )
     return ranges
 
@@ -252,6 +253,10 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
         # Files alone: neither code of the set nor the network, whatever its name
         builder = read_only_builder.builder_from_files(exact, data_dir=folder)
     except ValueError:  # not found, or not a name
+        if pathlib.Path(name).expanduser().is_dir():
+            raise UserError(
+                f"data set {name!r}: that is a folder; did you mean folder:{name}?"
+            ) from None
         raise NotPrepared(
             f"data set {name!r} (digits, folder:/path or a TFDS name) is not prepared in {folder}; "
             f"{command}"

@@ -105,7 +105,7 @@ def _lines(name: str, made: Estimate, price: float | None) -> Iterable[str]:
     images, steps = made.run.stage.batch_size, made.run.steps
     yield f"{name}: {steps:,} steps of {images:,} images"
     yield (
-        f"  FLOPs     {made.flops / images / 1e9:.1f} GFLOP an image, "
+        f"  FLOPs     {made.flops / images / 1e9:.3g} GFLOP an image, "
         f"{made.flops * steps:.3g} FLOP in all (matrix products)"
     )
     if made.pod:
@@ -115,7 +115,8 @@ def _lines(name: str, made: Estimate, price: float | None) -> Iterable[str]:
         yield f"  memory    {made.here.memory / 2**30:.2f} GiB a device, of a step of {few}"
         yield f"  timed     a few steps of {few} of noise, on this machine"
     if made.seconds is not None and made.hours is not None:
-        yield f"  time      {made.seconds:.3g} s a step, {made.hours:,.1f} hours in all"
+        whole = f"{made.hours:,.1f} hours" if made.hours >= 2 else f"{60 * made.hours:,.1f} minutes"
+        yield f"  time      {made.seconds:.3g} s a step, {whole} in all, and what compiling takes"
     if made.chip_hours is not None:
         money = "" if price is None else f", {made.chip_hours * price:,.0f} at {price:g} each"
         yield f"  cost      {made.chip_hours:,.0f} chip-hours{money}"

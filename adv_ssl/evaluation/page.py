@@ -74,7 +74,8 @@ def _scores(records: Sequence[Record]) -> Html:
     for r in records:
         if _is_cell(r):
             continue
-        small = "" if r["source"] == r["dataset"] else tag("small", r["source"])
+        facts = [r["source"] if r["source"] != r["dataset"] else "", r.get("prepared", "")]
+        small = tag("small", ", ".join(filter(None, facts)))
         name = tag("span", tag("b", r["dataset"]), tag("br"), small)
         name, above = name if r["dataset"] != above else tag("span"), r["dataset"]
         rule = _under(r["attack"]) or r["metric"].replace("_", " ")

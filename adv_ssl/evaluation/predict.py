@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from adv_ssl import sharding
-from adv_ssl.checkpoint import Checkpoints, begun
+from adv_ssl.checkpoint import Checkpoints, begun, stage_meant
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
@@ -47,9 +47,7 @@ def load(folder: pathlib.Path) -> Model:
       UserError: no whole checkpoint there, or none of a classifier.
     """
     if not begun(folder):
-        inner = [path for path in (folder / "finetune", folder.parent) if begun(path)]
-        meant = f"did you mean {inner[0]}?" if inner else "name the folder of a stage of a run."
-        raise UserError(f"{folder}: no checkpoint in it; {meant}")
+        raise UserError(f"{folder}: no checkpoint in it; {stage_meant(folder)}")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         params, architecture = checkpoints.params(), checkpoints.architecture()
     if "head" not in params or "fc_norm" not in params["encoder"]:

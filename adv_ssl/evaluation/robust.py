@@ -23,7 +23,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.evaluation import doubts
 from adv_ssl.evaluation.predict import Model, classifier, decisions
 from adv_ssl.evaluation.rules import class_words
-from adv_ssl.evaluation.runner import WRONG
+from adv_ssl.evaluation.runner import WRONG, prepared
 from adv_ssl.evaluation.scores import wilson
 from adv_ssl.files import read_json, write_arrays, write_json
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, PGD, STANDS, Budget, Verdict, autoattack
@@ -76,7 +76,7 @@ class Curve:
     def check(self, image_size: int) -> None:
         """UserError where a radius is in another unit."""
         for radius in self.radii:
-            check_radius("--radii", self.norm, radius, image_size)
+            check_radius("--radii", self.norm, radius, 3 * image_size**2)
 
     @property
     def middle(self) -> float:
@@ -141,7 +141,11 @@ def run(
     doubted = _doubt(model, few, resize, curve, workdir)
     flags = dict.fromkeys(curve.radii, _stretched(source, size))
     flags[curve.middle] = flags[curve.middle] + doubted
-    facts = {"image_size": size, "whole": len(few.records) == len(source.records)}
+    facts = {
+        "image_size": size,
+        "prepared": prepared(resize, size),
+        "whole": len(few.records) == len(source.records),
+    }
     records = [
         _record(radius, _joined(chunks, radius), curve, source, facts, flags.get(radius, []))
         for radius in (0.0, *curve.radii)

@@ -107,7 +107,12 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
         _log.info("%s: missing: %s", row.name, error)
         return [{**base, **_missing(str(error))}]
     records = [
-        {**base, **_counted(metric, hits, n), **_circumstances(row, source, said, options)}
+        {
+            **base,
+            **_counted(metric, hits, n),
+            "prepared": prepared(resize, size),
+            **_circumstances(row, source, said, options),
+        }
         for metric, (hits, n) in scored.counts.items()
     ]
     records[0]["flags"] = _doubts(row, model, records[0]) + _order(row, source, scored, said)
@@ -149,15 +154,22 @@ def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def data(
-    model: Model, name: str | None, split: str | None, data_dir: str, run: pathlib.Path
+    model: Model,
+    name: str | None,
+    split: str | None,
+    data_dir: str,
+    run: pathlib.Path,
+    resize: int | None = None,
 ) -> tuple[Source, int]:
     """The set to attack a model on, and the short side its images are resized to (0: stretched).
 
     Without a name it is the one of ImageNet and CIFAR-10 that has the model's number of classes.
-    On the set of the run that the model is of, ``run``, images are as that run scores them.
+    Without ``resize`` images of the set of the run that the model is of, ``run``, are as that run
+    scores them, others as their suite does.
     """
     row = _row(model, name, split)
-    source, own = _open(row, model, data_dir), _own_resize(run, row.dataset)
+    source = _open(row, model, data_dir)
+    own = _own_resize(run, row.dataset) if resize is None else resize
     if own is None and row.images == 0 and source.class_names == rules.wnids():
         row = row._replace(crop=True)  # a folder of ImageNet's: as the set itself
     return source, _resize(row, model) if own is None else own
@@ -193,11 +205,24 @@ def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
     if "evaluate" not in plain:  # beside a file of timm's hub it is the hub's
         return None
     config = parse(plain)
-    return config.evaluate.resize if config.data.name == dataset else None
+    return config.evaluate.resize if _place(config.data.name) == _place(dataset) else None
+
+
+def _place(dataset: str) -> str:
+    """The name of a set, however its folder is written."""
+    name, _, path = dataset.partition(":")
+    return str(pathlib.Path(path).expanduser().resolve()) if name == "folder" else dataset
 
 
 def _resize(row: Row, model: Model) -> int:
     return round(model.architecture.image_size * 256 / 224) if row.crop else 0
+
+
+def prepared(resize: int, size: int) -> str:
+    """How images come to the model's size, in words."""
+    if resize:
+        return f"short side {resize}, central crop of {size}"
+    return f"stretched to {size} x {size}"
 
 
 def _counted(metric: str, hits: int, n: int) -> Record:

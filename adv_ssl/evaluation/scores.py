@@ -82,9 +82,13 @@ def count_correct(
     options: Evaluation,
     image_size: int,
     key: jax.Array,
-) -> tuple[int, int]:
-    """(correct, all) over every image of ``source``, each counted once, by all hosts together."""
+) -> tuple[int, int, int, int]:
+    """(correct, all, of the commonest class, of the class said most often).
+
+    Over every image of ``source``, each counted once, by all hosts together.
+    """
     correct = total = 0
+    labels, said = (np.zeros(source.num_classes, int) for _ in range(2))
     size = sharding.rounded_up(min(options.batch_size, len(source.records)))
     images, host, count = len(source.records), jax.process_index(), jax.process_count()
     for batch in eval_batches(
@@ -100,8 +104,10 @@ def count_correct(
         _, _, predicted = attacked(task, attack, params, sharding.split(batch), key)
         correct += int(((np.asarray(predicted) == batch["label"]) & mask).sum())
         total += int(mask.sum())
-    correct, total = hosts.total((correct, total))
-    return correct, total
+        labels += np.bincount(batch["label"][mask], minlength=len(labels))
+        said += np.bincount(np.asarray(predicted)[mask], minlength=len(said))
+    correct, total, *counts = hosts.total((correct, total, *labels, *said))
+    return correct, total, max(counts[: len(labels)]), max(counts[len(labels) :])
 
 
 def score(
@@ -116,12 +122,16 @@ def score(
     """One record of results.json: top-1 with n and a 95% interval."""
     began = time.perf_counter()
     key = named(jax.random.key(seed), "evaluate")
-    correct, n = count_correct(task, attack, params, source, options, image_size, key)
+    correct, n, commonest, said = count_correct(
+        task, attack, params, source, options, image_size, key
+    )
     return {
         "metric": "top1",
         "value": correct / n,
         "n": n,
         "ci95": wilson(correct, n),
+        "commonest": commonest / n,  # the score of whoever always says the commonest class
+        "flags": ["the model says one class alone"] if said == n else [],
         "attack": None if attack is None else {**dataclasses.asdict(attack), **SEARCH},
         "precision": "float32",
         "seconds": round(time.perf_counter() - began, 2),
@@ -137,7 +147,8 @@ def sentence(record: dict[str, Any]) -> str:
         else f"PGD-{attack['steps']} {attack['norm']} {attack['epsilon']:g}"
     )
     low, high = record["ci95"]
-    return (
+    text = (
         f"{record['stage']}: {record['dataset']}, {under}: top-1 {record['value']:.2%} "
         f"[{low:.2%}, {high:.2%}], n={record['n']}, {record['seconds']:.1f} s"
     )
+    return "; ".join([text, *record["flags"]])

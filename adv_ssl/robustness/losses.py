@@ -59,8 +59,8 @@ def check_classes(classes: int) -> None:
     """AutoAttack is not defined for fewer than four classes."""
     if classes < DLR_CLASSES:
         raise UserError(
-            f"AutoAttack: the model has {classes} classes, its targeted DLR loss needs at least "
-            f"{DLR_CLASSES}: take --attack=pgd"
+            f"the model has {classes} classes, and the targeted DLR loss of --attack=apgd and "
+            f"autoattack needs {DLR_CLASSES} or more: take --attack=pgd."
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import adv_ssl
-from adv_ssl.checkpoint import POSITIONS, Checkpoints, State
+from adv_ssl.checkpoint import POSITIONS, Checkpoints, State, begun, stage_meant
 from adv_ssl.errors import UserError
 from adv_ssl.files import held, read_json, sha256, write_json
 from adv_ssl.models.vit import MEAN, STD, Architecture, sincos_table
@@ -191,6 +191,8 @@ def export_weights(folder: pathlib.Path, path: pathlib.Path) -> list[Row]:
     if path.suffix not in (".safetensors", ".npz"):
         raise UserError(f"{path}: its name must end in .safetensors (timm's names) or .npz (ours).")
     inner = folder / "checkpoints"
+    if not (begun(folder) or begun(folder.parent)):
+        raise UserError(f"{folder}: no checkpoint in it; {stage_meant(folder)}")
     with Checkpoints(inner if inner.is_dir() else folder) as checkpoints:
         architecture = checkpoints.architecture()
         params = {k: np.asarray(v) for k, v in flatten_dict(checkpoints.params(), sep="/").items()}
