@@ -385,3 +385,16 @@ def test_a_signal_saves_and_exits_with_75(number, tmp_path):
     assert process.returncode == 75, out
     assert "stopped and saved" in out
     assert tiny.params(tmp_path / "pretrain")
+
+
+def test_nobody_reads_any_more_and_the_run_goes_on(tmp_path):
+    """As behind ``| head -1``: neither a traceback nor a lost step."""
+    flags = f"--workdir={tmp_path}", "--config=configs/rotnet_nominal.py:digits"
+    line = [sys.executable, "-m", "adv_ssl.main", *flags, *tiny.flags("rotnet")]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, cwd=ROOT, **piped) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (0, "")
+    assert (tmp_path / "report.html").exists()

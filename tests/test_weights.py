@@ -649,9 +649,9 @@ def test_a_folder_is_written_once(tmp_path):
 def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(UserError, match=r"must end in \.safetensors .* or \.npz"):
         export_weights(tmp_path, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint in it; name the folder of a stage"):
         export_weights(tmp_path, tmp_path / "x.npz")
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint in it; name the folder of a stage"):
         export_weights(tmp_path / "nowhere", tmp_path / "x.npz")
     import_weights(TIMM, tmp_path / "w", FOUR)
     with pytest.raises(UserError, match="cannot be written"):
