@@ -250,7 +250,7 @@ def test_exactly_the_images_within_the_radius_of_a_linear_model_fall():
         ({"epsilon": float("nan")}, "AutoAttack: epsilon=nan, it must be 0 or more"),
         ({"labels": np.array([0, 5])}, r"labels go from 0 to 5, the model has 5 classes"),
         ({"labels": np.array([-1, 4])}, r"labels go from -1 to 4.*they must be in \[0, 5\)"),
-        ({"params": mlp_params(classes=3)}, "the model has 3 classes.*at least 4"),
+        ({"params": mlp_params(classes=3)}, "the model has 3 classes.*needs 4 or more"),
     ],
 )
 def test_mistakes_are_one_line(change, message):

@@ -223,7 +223,7 @@ def test_wrong_classes_are_ranked_without_the_label():
 
 
 def test_fewer_than_four_classes_are_an_error():
-    with pytest.raises(UserError, match=r"3 classes.* at least 4: attack this model with PGD"):
+    with pytest.raises(UserError, match=r"3 classes.* needs 4 or more: take --attack=pgd"):
         targeted_dlr(LABEL)(LOGITS[:, :3], LABEL)
 
 
