@@ -140,7 +140,7 @@ def _byol_similar(e: Exhibits) -> Finding:
 
 def _byol_gain(e: Exhibits) -> Finding:
     """(C11)"""
-    curve, stated = _curve(e, "byol", "l2"), _stated(e, "byol", "l2")
+    curve, stated = _scored(e, "byol", "l2"), _stated(e, "byol", "l2")
     return _number(curve[stated] - e.mean("byol", "nominal"))
 
 
@@ -315,9 +315,14 @@ def _best(e: Exhibits, method: str) -> float:
     return max(e.mean(method, threat) for threat in ATTACKED)
 
 
+def _scored(e: Exhibits, method: str, threat: str) -> dict[float, float]:
+    """What there is of a curve of Figure 1, by radius."""
+    return {k[2]: s.value for k, s in e.figure1.items() if k[:2] == (method, threat)}
+
+
 def _curve(e: Exhibits, method: str, threat: str) -> dict[float, float]:
     """A curve of Figure 1, by radius; Missing where one of the grid's radii is."""
-    curve = {k[2]: s.value for k, s in e.figure1.items() if k[:2] == (method, threat)}
+    curve = _scored(e, method, threat)
     rest = set(e.radii.get((method, threat), ())) - set(curve)
     if rest or not curve:
         at = f" at {min(rest):.4g}" if rest else ""
@@ -339,10 +344,10 @@ def _stated(e: Exhibits, method: str, threat: str) -> float:
     Missing where the curve has none within a fifth of it.
     """
     expected = table1_radius(method, threat) * (e.l2_unit if threat == "l2" else 1)
-    nearest = min(_curve(e, method, threat), key=lambda radius: abs(radius / expected - 1))
-    if abs(nearest / expected - 1) >= 0.2:
+    near = [r for r in _scored(e, method, threat) if abs(r / expected - 1) < 0.2]
+    if not near:
         raise Missing(f"{NAMES[method]} {threat} at {expected:.4g}")
-    return nearest
+    return min(near, key=lambda radius: abs(radius / expected - 1))
 
 
 def sign(margin: float) -> int:
