@@ -9,15 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from adv_ssl.paper.grid import table1_radius
-from adv_ssl.paper.tables import (
-    AVERAGE,
-    BASELINE,
-    FIGURE3,
-    GAMMAS,
-    Exhibits,
-    Missing,
-    rows,
-)
+from adv_ssl.paper.tables import AVERAGE, BASELINE, FIGURE3, GAMMAS, Exhibits, Missing, rows
 from adv_ssl.recipes import METHODS, THREATS
 from adv_ssl.recipes.paper import TRANSFER_SETS
 
