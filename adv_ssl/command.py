@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import pathlib
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +29,7 @@ log = logging.getLogger("adv_ssl")
 
 def leave(message: str, code: int = 2) -> NoReturn:
     """Says why, in one line, and ends."""
-    # In one piece: libraries write to the same place, from threads of their own
-    sys.stderr.write(f"adv_ssl: {' '.join(message.split())}\n")
-    sys.stderr.flush()
+    hosts.say(" ".join(message.split()))
     sys.exit(code)
 
 
@@ -71,6 +70,7 @@ def _answered() -> Iterator[None]:
     """Turns what was raised into a line and an exit code."""
     try:
         yield
+        sys.stdout.flush()
     except hosts.AgreedError as error:
         leave(str(error))
     except UserError as error:
@@ -80,9 +80,10 @@ def _answered() -> Iterator[None]:
     except train.Preempted:
         log.info("stopped and saved: start the same command again to go on.")
         sys.exit(75)
-    except BrokenPipeError:  # nobody reads what would have been printed last
-        _hush()
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():  # as behind ``| head``; all is done
+            _hush()
+            return
         if hosts.lost(error):
             _end(hosts.LOST, code=75)
         if reason := _refused(error):
@@ -123,6 +124,13 @@ class _Lines(logging.StreamHandler[TextIO]):
             _hush()
         else:
             super().handleError(record)
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _hush() -> None:

@@ -79,7 +79,7 @@ def _work(_: Sequence[str]) -> None:
         raise UserError(f"--weights={weights}: there is no such file or folder.")
     with held(workdir):
         claim = _claim(workdir, weights, options)
-        model = predict.load(_stage(weights, workdir))
+        model = predict.load(_stage(weights, workdir, claim["contents"]))
         if _SUITE.value == "robust":
             curve.check(model.architecture.image_size)
         write_json(workdir / "evaluation.json", claim)  # now that there is something to score
@@ -157,11 +157,11 @@ def _contents(weights: pathlib.Path) -> str | None:
     return None if step is None else f"step {step.name}, {sha256(step / 'params')[:16]}"
 
 
-def _stage(weights: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
+def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathlib.Path:
     """The folder of a stage: the one that is named, or what a foreign file is made into."""
     if weights.is_dir():
         return weights
-    imported = workdir / f"weights-{sha256(weights)[:12]}"  # another file's may lie there
+    imported = workdir / f"weights-{contents[:12]}"  # another file's may lie there
     if newest(imported) is None:
         import_weights(weights, imported)
     return imported

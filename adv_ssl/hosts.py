@@ -116,19 +116,19 @@ def watch() -> int:
         return code
     joined = re.search(r"reached the barrier: (\d+)/(\d+)", said)
     if joined and "to_register" in said:
-        _say(
+        say(
             f"{joined[1]} of {joined[2]} hosts joined within {_JOIN_TIMEOUT.value} s: start the "
             "same command on all of them, at about the same time."
         )
         return 2
     if "RegisterTask" in said:
-        _say(
+        say(
             f"no answer from process 0 ({_COORDINATOR.value or 'found by jax'}) within "
             f"{_JOIN_TIMEOUT.value} s: is it started, and its port open?"
         )
         return 2
     if code == -signal.SIGABRT and _LOST.search(said):
-        _say(LOST)
+        say(LOST)
         return 75
     sys.stderr.write(said)
     return code if code > 0 else 128 - code
@@ -158,7 +158,8 @@ def _read(child: "subprocess.Popen[str]", last: "deque[str]") -> None:
             last.append(line)
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """A line of ours on standard error, in one piece: libraries write there from threads too."""
     sys.stderr.write(f"adv_ssl: {message}\n")
     sys.stderr.flush()
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import zlib
 from typing import Any
 
 import jax
@@ -11,13 +10,13 @@ import numpy as np
 from adv_ssl import sharding, stage, tasks
 from adv_ssl.checkpoint import State
 from adv_ssl.config import AttackConfig, Config, Stage
-from adv_ssl.data.loader import eval_batches, train_batches
+from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.evaluation import scores
 from adv_ssl.figures import filter_components
 from adv_ssl.files import write_arrays
 from adv_ssl.keys import named
-from adv_ssl.task import Batch, PyTree, Task, adversarial
+from adv_ssl.task import PyTree, Task, adversarial
 
 PICTURES = 8  # images in each gallery
 
@@ -70,23 +69,6 @@ def filters(config: Config, params: PyTree, figures: pathlib.Path) -> None:
     write_arrays(path, components=components, explained=explained)
 
 
-def _few(config: Config, options: Stage, source: Source) -> Batch:
-    """A small training batch of this host alone: the others are not asked for a part of it."""
-    few = -(-min(PICTURES, options.batch_size) // options.group) * options.group
-    return next(
-        train_batches(
-            source,
-            image_size=config.model.image_size,
-            views=options.task.views,
-            augment=options.augment,
-            batch_size=few,
-            seed=zlib.crc32(f"pictures/{config.seed}".encode()),
-            start=0,
-            stop=1,
-        )
-    )
-
-
 def prepared(
     config: Config, options: Stage, state: State, source: Source, figures: pathlib.Path
 ) -> None:
@@ -94,7 +76,8 @@ def prepared(
     path = figures / "pretrain_gallery.npz"
     if path.exists():
         return
-    batch = _few(config, options, source)
+    few = -(-min(PICTURES, options.batch_size) // options.group) * options.group
+    batch = next(stage.batches("pictures", config, options, source, 0, 1, few))
     key = named(jax.random.key(config.seed), "pictures")
     nominal = stage.make_task(config, dataclasses.replace(options, attack=None), source.num_classes)
     attack, shown_of = options.attack, tasks.row(options.task)

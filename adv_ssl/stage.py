@@ -70,20 +70,29 @@ def make_task(config: Config, stage: Stage, classes: int) -> Task:
 
 
 def batches(
-    name: str, config: Config, stage: Stage, source: Source, start: int, stop: int
+    name: str,
+    config: Config,
+    stage: Stage,
+    source: Source,
+    start: int,
+    stop: int,
+    few: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The training batches of the steps start..stop - 1."""
+    """The training batches of the steps start..stop - 1: of each this host's part.
+
+    ``few``: batches of so many images instead, which no other host has a part of.
+    """
     return train_batches(
         source,
         image_size=config.model.image_size,
         views=stage.task.views,
         augment=stage.augment,
-        batch_size=stage.batch_size,
+        batch_size=stage.batch_size if few is None else few,
         seed=zlib.crc32(f"{name}/{config.seed}".encode()),
         start=start,
         stop=stop,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=jax.process_index() if few is None else 0,
+        hosts=jax.process_count() if few is None else 1,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from conftest import ROOT
 
-from adv_ssl import pipeline, train
+from adv_ssl import command, pipeline, train
 from adv_ssl.config import parse
 from adv_ssl.errors import UserError
 
@@ -272,6 +272,11 @@ def test_every_leaf_refuses_another_type():
         group[path[-1] + "_"] = 1
         with pytest.raises(UserError):
             parse(changed)
+
+
+def test_a_broken_connection_is_not_taken_for_output_that_nobody_reads():
+    with pytest.raises(BrokenPipeError), command._answered():
+        raise BrokenPipeError
 
 
 def test_an_unknown_key_is_named():

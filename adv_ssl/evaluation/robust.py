@@ -138,7 +138,7 @@ def run(
             done = start + len(chunk["label"])
             _log.info("robust: %d of %d images, %.2f a second", done, len(few.records), pace)
         chunks.append(read_json(path, dict))
-    doubted = _doubt(model, few, resize, curve, workdir)
+    doubted = _doubt(model, few.first(CHUNK), resize, curve, workdir)
     flags = dict.fromkeys(curve.radii, _stretched(source, size))
     flags[curve.middle] = flags[curve.middle] + doubted
     facts = {
@@ -169,12 +169,12 @@ def _stretched(source: Source, size: int) -> list[str]:
 def _doubt(
     model: Model, source: Source, resize: int, curve: Curve, workdir: pathlib.Path
 ) -> list[str]:
-    """What the ladder, climbed at the middle radius with the first chunk, says against the attack.
+    """What the ladder, climbed at the middle radius with all of ``source``, says of the attack.
 
     It is kept in ``workdir``/robust/doubts_<norm>_*.json.
     """
-    what, n = source.records.what, min(CHUNK, len(source.records))
-    mark = _mark(curve.seed, curve.middle, n, _held(source))
+    what, n = source.records.what, len(source.records)
+    mark = _mark(curve.seed, curve.middle, _held(source), resize)
     path = workdir / "robust" / f"doubts_{curve.norm}_{mark}.json"
     if not path.exists():
         chunk = _images(source, model.architecture.image_size, resize, 0)

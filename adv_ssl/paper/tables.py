@@ -248,12 +248,9 @@ def _of_seed(
             for gamma in scale.decays(*own[:3]):
                 found = runs.get(own._replace(gamma=gamma), {}).get(seed, {})
                 figure3 |= {(row, method, gamma): score for row, score in found.items()}
-    return Exhibits(
-        l2_unit=scale.l2_unit,
-        radii=scale.radii,
-        gammas=scale.gammas,
-        variants=scale.variants,
-        chosen={key: model.epsilon for key, model in chosen.items()},
+    return _exhibits(
+        scale,
+        chosen,
         figure1={key: mean for key, mean in means.items() if mean is not None},
         figure2={
             (row, *key): score
@@ -308,13 +305,19 @@ def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale
         keys = dict.fromkeys(key for table in tables for key in table)
         return {key: over_seeds([t[key] for t in tables if key in t]) for key in keys}
 
+    return _exhibits(scale, chosen, **{name: merged(name) for name in TABLES})
+
+
+def _exhibits(
+    scale: Scale, chosen: Mapping[tuple[Any, ...], Model], **of_each: Mapping[Any, Score]
+) -> Exhibits:
     return Exhibits(
+        variants=scale.variants,
+        chosen={(model.method, model.threat): model.epsilon for model in chosen.values()},
         l2_unit=scale.l2_unit,
         radii=scale.radii,
         gammas=scale.gammas,
-        variants=scale.variants,
-        chosen={key: model.epsilon for key, model in chosen.items()},
-        **{name: merged(name) for name in TABLES},
+        **of_each,
     )
 
 
