@@ -141,7 +141,8 @@ def robust_accuracy(curves: Mapping[str, Sequence[Sequence[float]]], radius: str
             x, value, error, label=name, color=COLOURS[i % 6], marker=MARKERS[i % 6],
             capsize=3, linewidth=1.5, markersize=4,
         )  # fmt: skip
-    axes.set_ylim(0, 1.02)
+    highest = max(point[3] for points in curves.values() for point in points)
+    axes.set_ylim(0, min(1.02, math.ceil(5 * highest) / 5 + 0.02))
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     if len(curves) > 1:
         for text in axes.legend(fontsize=7, frameon=False).get_texts():

@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and folders that one run has for itself."""
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import io
@@ -8,7 +9,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,13 @@ def write_arrays(path: pathlib.Path, **arrays: Any) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """``value`` as indented JSON, atomically."""
     write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_csv(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table for other programs, atomically; what is None is left empty."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    write_atomically(path, text.getvalue())
 
 
 def sha256(path: pathlib.Path) -> str:

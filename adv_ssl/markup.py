@@ -35,7 +35,8 @@ def join(*parts: Html) -> Html:
 
 def document(title: str, top: Sequence[Html], sections: Mapping[str, Html]) -> str:
     """A whole page: header, links to the sections, the sections; the style is inside it."""
-    links = [tag("a", name, href=f"#{name}") for name in sections]
+    anchors = {name: name.replace(" ", "-") for name in sections}
+    links = [tag("a", name, href=f"#{anchor}") for name, anchor in anchors.items()]
     style = pathlib.Path(__file__).with_suffix(".css").read_text()
     head = tag(
         "head",
@@ -44,7 +45,7 @@ def document(title: str, top: Sequence[Html], sections: Mapping[str, Html]) -> s
         tag("title", title),
         tag("style", Html(style)),
     )
-    body = [tag("section", tag("h2", name), s, id=name) for name, s in sections.items()]
+    body = [tag("section", tag("h2", name), s, id=anchors[name]) for name, s in sections.items()]
     header = tag("header", *top, tag("nav", *links))
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, *body), lang='en')}\n"
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import html
+import json
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ from conftest import ROOT
 from planted import PAPER, of_the_paper, plant, some
 
 from adv_ssl.errors import UserError
-from adv_ssl.paper import claims, grid, lengths, page, runner, store, tables, verdicts
+from adv_ssl.paper import claims, grid, kept, lengths, page, runner, store, tables, verdicts
 from adv_ssl.paper.grid import Cell
 from adv_ssl.paper.layouts import layouts
 from adv_ssl.recipes import METHODS
@@ -174,6 +175,46 @@ def test_gains_by_length_are_on_the_page(tmp_path: pathlib.Path) -> None:
     assert all(f"run --scale=tiny{times} --store={tmp_path}/store" in told
                for times in ("", "_x2", "_x4", "_x8"))  # fmt: skip
     assert (tmp_path / "out" / "lengths.png").exists()
+
+
+def robust(folder: pathlib.Path) -> None:
+    """Nominal RotNet has 50 % clean and attacked; attacked by L2, 51, 53 and 55 by its seed."""
+
+    def value(cell: Cell) -> Any:
+        seed = int(cell.name.split("seed")[1][0])
+        return lambda row: 50.0 + ("l2_0.25" in cell.name) * (1 + 2 * seed)
+
+    for run in ("nominal/seed*/gamma0.5", "l2_0.25/seed*/gamma0.5", "l2_0.25/seed1/gamma0.75"):
+        some("tiny", folder, f"tiny/rotnet/{run}", value)
+    other = folder / "tiny/rotnet/l2_0.25/seed1/gamma0.75/results.json"
+    results = json.loads(other.read_text())  # scored under another attack as well
+    results.append({**results[1], "attack": {"norm": "linf", "epsilon": 0.1}, "value": 0.01})
+    other.write_text(json.dumps(results))
+
+
+def test_robustness_that_is_kept(tmp_path: pathlib.Path) -> None:
+    robust(tmp_path)
+    made = kept.kept(store.collect(tmp_path / "tiny").records)
+    assert made.attack == "pgd-l2 0.25"
+    half = 4.302653 * 2 / np.sqrt(3)  # Student's t of 2 degrees of freedom
+    encoder = "rotnet", "l2", 0.25
+    assert made.attacked[encoder][0.5] == pytest.approx((53, 53 - half, 53 + half, 3))
+    assert made.gain.keys() == {encoder}
+    assert made.gain[encoder].keys() == {0.5}  # with 0.75 there is no nominal one
+    assert made.gain[encoder][0.5] == pytest.approx((3, 3 - half, 3 + half, 3))
+    assert made.clean[encoder][0.75] == pytest.approx((53, 52, 54, 1))  # over images
+
+
+def test_robustness_that_is_kept_is_on_the_page(tmp_path: pathlib.Path) -> None:
+    empty = page.write("tiny", tmp_path / "none", tmp_path / "out").read_text()
+    assert "nothing is scored under attack yet" in empty
+    robust(tmp_path / "store")
+    text = page.write("tiny", tmp_path / "store", tmp_path / "out").read_text()
+    assert "+3.0 (-2.0 to +8.0)" in text.partition('id="Robustness-kept"')[2]
+    assert (tmp_path / "out" / "kept.png").exists()
+    rows = [row for row in read(tmp_path / "out/kept.csv") if row["of"] == "gain"]
+    assert [(row["gamma"], row["value"], row["seeds"]) for row in rows] == [("0.5", "3.0000", "3")]
+    assert "Robustness kept" not in page.write("cifar10", tmp_path, tmp_path / "x").read_text()
 
 
 def test_the_best_on_the_test_sets_or_on_what_was_held_out(tmp_path: pathlib.Path) -> None:

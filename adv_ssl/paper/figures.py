@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from adv_ssl.figures import COLOURS, FAINT, INK, MARKERS
 from adv_ssl.markup import TIMES
 from adv_ssl.names import METHODS as TITLES
+from adv_ssl.paper.layouts import GROUPS, MISSING
 from adv_ssl.paper.tables import Score
 from adv_ssl.recipes import METHODS
 
@@ -22,7 +23,6 @@ PANELS = {"linf": "L\N{INFINITY} radius, in 1/255", "l2": "L2 radius"}
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#7aa6d8", "#dbe7f4", "#fbfbfb", "#f8d9cf", "#e8836b"]
 )
-MISSING = "\N{EN DASH}"
 
 
 class Line(NamedTuple):
@@ -140,6 +140,37 @@ def gains_by_length(
         axes.set_title(f"{title}: attacked minus nominal", loc="left", fontsize=8, color=INK)
         _plain(axes)
     _legend(figure, panels[0])
+    return figure
+
+
+def by_decay(
+    rows: Mapping[str, Mapping[tuple[str, str], Mapping[float, Score]]], decays: Sequence[float]
+) -> Figure:
+    """Scores against the layer-wise decay of fine-tuning, a curve for each threat.
+
+    Args:
+      rows: of panels, one for each method: percent by method and threat, by decay; what is not
+        there is left out.
+      decays: going up; they stand at equal distances.
+    """
+    figure = Figure(figsize=(8.4, 0.9 + 1.75 * len(rows)), dpi=180)
+    panels = figure.subplots(len(rows), len(METHODS), sharex=True, sharey="row", squeeze=False)
+    height = figure.get_size_inches()[1]
+    figure.subplots_adjust(0.06, 0.75 / height, 0.99, 1 - 0.28 / height, wspace=0.08, hspace=0.24)
+    for line, (title, scores) in zip(panels, rows.items(), strict=True):
+        line[0].set_ylabel("top-1, %", fontsize=8, color=INK)
+        for axes, method in zip(line, METHODS, strict=True):
+            for i, (threat, label) in enumerate(GROUPS.items()):
+                found = scores.get((method, threat), {})
+                points = [(place, found[d]) for place, d in enumerate(decays) if d in found]
+                _curve(axes, points, i, f"pre-training: {label}")
+            axes.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
+            axes.set_xlim(-0.4, len(decays) - 0.6)
+            axes.set_title(f"{TITLES[method]}: {title}", loc="left", fontsize=8, color=INK)
+            _plain(axes)
+    for axes in panels[-1]:
+        axes.set_xlabel("layer-wise decay", fontsize=8, color=INK)
+    _legend(figure, panels[0][0])
     return figure
 
 

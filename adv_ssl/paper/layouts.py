@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from adv_ssl.paper import grid
 from adv_ssl.paper.grid import Scale
-from adv_ssl.paper.tables import AVERAGE, BASELINE, FIGURE3, Exhibits
+from adv_ssl.paper.tables import AVERAGE, BASELINE, FIGURE3, Exhibits, Score
 from adv_ssl.recipes import METHODS, THREATS
 
 Key = tuple[Any, ...]
@@ -38,6 +38,7 @@ VARIANTS = {
 }  # by suite, in the order of a scale's variants
 SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sun397": "SUN-397",
         "resisc45": "RESISC-45", "dmlab": "DMLab", AVERAGE: "Average"}  # fmt: skip
+MISSING = "\N{EN DASH}"  # of a number that is not there
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 
@@ -106,6 +107,15 @@ def radius(threat: str, epsilon: float) -> str:
 def signed(value: float, places: int) -> str:
     """With its sign, and 0 as +0."""
     return f"{round(value, places) + 0.0:+.{places}f}"
+
+
+def difference(score: Score | None) -> str:
+    """With the ends of its interval, if it has one, all with their signs."""
+    if score is None:
+        return MISSING
+    if score.low is None or score.high is None:
+        return signed(score.value, 1)
+    return f"{signed(score.value, 1)} ({signed(score.low, 1)} to {signed(score.high, 1)})"
 
 
 def _figure1(scale: Scale, places: _Places) -> Layout:

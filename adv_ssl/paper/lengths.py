@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from adv_ssl.markup import TIMES, Html, image, join, table, tag
 from adv_ssl.names import METHODS
 from adv_ssl.paper import figures, grid, tables
-from adv_ssl.paper.layouts import VARIANTS, radius, signed
+from adv_ssl.paper.layouts import VARIANTS, difference, radius
 from adv_ssl.paper.store import Store
 from adv_ssl.paper.tables import Exhibits, Missing, Score
 
@@ -66,7 +66,7 @@ def section(
     titles = dict(zip(followed.variants, VARIANTS[followed.suite], strict=True))
     rows = [
         (titles[variant], f"{METHODS[method]}, L2 {radius('l2', followed.radii[method, 'l2'][0])}",
-         *[_told(of_lengths.get(times)) for times in lengths.values()])
+         *[difference(of_lengths.get(times)) for times in lengths.values()])
         for (variant, method), of_lengths in made.items()
     ]  # fmt: skip
     heads = [f"{TIMES}{times}" for times in lengths.values()]
@@ -85,11 +85,3 @@ def section(
     commands = [f"python -m adv_ssl.paper run --scale={name} --store={called}" for name in lacks]
     fill = ["What is missing is filled by ", tag("code", "; ".join(commands))] if lacks else []
     return join(tag("figure", picture), numbers, tag("p", note, *fill, class_="note"))
-
-
-def _told(score: Score | None) -> str:
-    if score is None:
-        return figures.MISSING
-    if score.low is None or score.high is None:
-        return signed(score.value, 1)
-    return f"{signed(score.value, 1)} ({signed(score.low, 1)} to {signed(score.high, 1)})"

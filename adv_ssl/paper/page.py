@@ -3,25 +3,34 @@
 A pure function of the store. What is missing is shown as missing, with the command that fills it.
 """
 
-import csv
-import io
 import pathlib
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from adv_ssl.errors import UserError
 from adv_ssl.figures import robust_accuracy
-from adv_ssl.files import write_atomically
+from adv_ssl.files import write_atomically, write_csv
 from adv_ssl.markup import Html, document, image, join, table, tag
-from adv_ssl.paper import figures, grid, lengths, prices, runner, tables
+from adv_ssl.paper import figures, grid, kept, lengths, prices, runner, tables
 from adv_ssl.paper.claims import Claim, claims
 from adv_ssl.paper.figures import Line, Sheet
-from adv_ssl.paper.layouts import GROUPS, NOTES, SHORT, TITLES, Key, Layout, layouts, radius, signed
+from adv_ssl.paper.layouts import (
+    GROUPS,
+    MISSING,
+    NOTES,
+    SHORT,
+    TITLES,
+    Key,
+    Layout,
+    layouts,
+    radius,
+    signed,
+)
 from adv_ssl.paper.store import Record, Store, collect
 from adv_ssl.paper.tables import BASELINE, Exhibits, Score
 from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_ours
@@ -82,6 +91,8 @@ def write(
     sections = {"Claims": _claims(judged, out)}
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
+    if options.held_out:
+        sections["Robustness kept"] = kept.section(store.records, options, out)
     if scale in grid.LONGER:
         stores = {scale: store} | {name: collect(folder / name) for name in grid.LONGER[scale]}
         sections["Length"] = lengths.section(scale, stores, study.folder, out)
@@ -111,7 +122,7 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
         if drawn:
             picture = image(out, f"{name}_{side.who}", drawn, f"{TITLES[name][0]}, {side.who}")
         pictures.append(tag("figure", tag("h3", side.title), picture))
-    _write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
+    write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
     note = f"Bold is ours, below it the paper's and the difference; {LACKS} {NOTES[name]}"
     return join(
         tag("p", tag("b", title)),
@@ -259,7 +270,7 @@ def _cell(layout: Layout, key: Key, study: Study) -> Html:
     if not theirs and not ours and not layout.fill(key):
         return tag("td")
     places = layout.decimals
-    lines = [tag("b", f"{ours.value:.{places}f}" if ours else figures.MISSING)]
+    lines = [tag("b", f"{ours.value:.{places}f}" if ours else MISSING)]
     if theirs:
         lines += [tag("br"), tag("small", f"{theirs.value:.{places}f}")]
     if theirs and ours:
@@ -289,7 +300,7 @@ def _claims(judged: Judged, out: pathlib.Path) -> Html:
             (claim.id, claim.where, claim.text, claim.stated, *_plain(theirs), *_plain(ours),
              _digits(ours.low), _digits(ours.high), ours.seeds, difference)
         )  # fmt: skip
-    _write_csv(out / "claims.csv", _CLAIM_COLUMNS, lines)
+    write_csv(out / "claims.csv", _CLAIM_COLUMNS, lines)
     note = (
         "Each claim is one function, applied to the paper's printed numbers and to ours. On the "
         "paper's, undecided is a tie at the printed precision or a number that is not printed. "
@@ -369,7 +380,7 @@ def _missing(missing: Sequence[grid.Cell], study: Study) -> Html:
 
 
 def _records(store: Store, out: pathlib.Path) -> Html:
-    _write_csv(out / "scores.csv", Record._fields, store.records)
+    write_csv(out / "scores.csv", Record._fields, store.records)
     commits = Counter(record.commit for record in store.records)
     if not commits:
         return tag("p", "no scores yet", class_="missing")
@@ -382,11 +393,3 @@ def _records(store: Store, out: pathlib.Path) -> Html:
         table(("commit", "scores"), rows, numbers=(1,)),
         *([table(("notes", "scores"), listed, numbers=(1,))] if listed else []),
     )
-
-
-def _write_csv(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())

@@ -1,0 +1,127 @@
+"""What nominal fine-tuning leaves of the robustness that an attacked pre-training gave.
+
+Beyond the paper, whose Figure 5 follows one model (C20): here it is every model of a scale, by the
+scores that its run makes of itself, clean and attacked, on what is held out of the training set.
+"""
+
+import pathlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from adv_ssl.files import write_csv
+from adv_ssl.markup import Html, image, join, table, tag
+from adv_ssl.names import METHODS as TITLES
+from adv_ssl.paper import figures
+from adv_ssl.paper.grid import Scale
+from adv_ssl.paper.layouts import GROUPS, MISSING, difference, radius
+from adv_ssl.paper.store import Record
+from adv_ssl.paper.tables import Score, over_seeds
+from adv_ssl.recipes import METHODS, THREATS
+
+Encoder = tuple[str, str, float]  # method, threat, epsilon
+ByDecay = Mapping[Encoder, Mapping[float, Score]]
+_BySeed = dict[tuple[Encoder, float], dict[int, Score]]
+
+
+class Kept(NamedTuple):
+    """Percent over the seeds, by encoder and by the layer-wise decay of fine-tuning."""
+
+    attack: str  # such as pgd-l2 0.25; "": nothing is scored under attack
+    clean: ByDecay
+    attacked: ByDecay
+    gain: ByDecay  # attacked, above the nominal encoder of the same method, decay and seed
+
+
+def kept(records: Sequence[Record]) -> Kept:
+    """Of what runs scored of themselves, under the attack that most of them have."""
+    own = [r for r in records if r.suite == "main" and r.stage == "finetune"]
+    attacks = Counter((r.attack, r.radius) for r in own if r.attack).most_common(1)
+    attack = attacks[0][0] if attacks else ("", -1.0)
+    clean = _by_seed([r for r in own if not r.attack])
+    attacked = _by_seed([r for r in own if (r.attack, r.radius) == attack])
+    gain: _BySeed = defaultdict(dict)
+    for ((method, threat, epsilon), decay), seeds in attacked.items():
+        nominal = attacked.get(((method, "nominal", 0.0), decay), {})
+        if threat != "nominal":
+            gain[(method, threat, epsilon), decay] = {
+                seed: Score(score.value - nominal[seed].value)
+                for seed, score in seeds.items()
+                if seed in nominal
+            }
+    named = f"{attack[0]} {attack[1]:g}" if attacks else ""
+    return Kept(named, *(_over_seeds(scores) for scores in (clean, attacked, gain)))
+
+
+def _by_seed(records: Sequence[Record]) -> _BySeed:
+    scores: _BySeed = defaultdict(dict)
+    for r in records:
+        low, high = (None if end is None else 100 * end for end in (r.low, r.high))
+        scores[r[:3], r.gamma][r.seed] = Score(100 * r.value, low, high)
+    return scores
+
+
+def _over_seeds(scores: _BySeed) -> ByDecay:
+    found: dict[Encoder, dict[float, Score]] = defaultdict(dict)
+    for (encoder, decay), seeds in scores.items():
+        if seeds:
+            found[encoder][decay] = over_seeds(list(seeds.values()))
+    return found
+
+
+def section(records: Sequence[Record], scale: Scale, out: pathlib.Path) -> Html:
+    """The curves of each method's first radii, and all the numbers."""
+    made = kept(records)
+    if not made.attack:
+        return tag("p", "no numbers: nothing is scored under attack yet", class_="missing")
+    rows = {
+        title: {(m, t): scores[m, t, e[0]] for (m, t), e in scale.radii.items()
+                if (m, t, e[0]) in scores}
+        for title, scores in (("clean", made.clean), (made.attack, made.attacked))
+    }  # fmt: skip
+    drawn = figures.by_decay(rows, scale.gammas)
+    picture = image(out, "kept", drawn, "clean and robust accuracy by layer-wise decay")
+    lines = list(_lines(made, scale))
+    write_csv(out / "kept.csv", _COLUMNS, _numbers(made))
+    heads = ("pre-training", "top-1 %", *[f"decay {gamma:g}" for gamma in scale.gammas])
+    note = (
+        f"Top-1 of fine-tuned models on held-out images, clean and under {made.attack}. Not in the "
+        "paper, whose Figure 5 follows one model. The curves are of each method's first radii. "
+        "Gain is what the attacked encoder has above the nominal one of the same seed and decay. "
+        "95% intervals: over seeds if there are two or more, else over images. "
+        "kept.csv has the same numbers."
+    )
+    numbers = table(heads, lines, range(2, len(heads)))
+    return join(tag("figure", picture, class_="stacked"), numbers, tag("p", note, class_="note"))
+
+
+def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[str]]:
+    """Of the table: each encoder clean, attacked, and its gain."""
+    radii = {(m, t): scale.radii[m, t] for m in METHODS for t in THREATS}
+    encoders = [(*pair, epsilon) for pair, epsilons in radii.items() for epsilon in epsilons]
+    for encoder in (e for e in encoders if e in made.clean):
+        method, threat, epsilon = encoder
+        size = f" {radius(threat, epsilon)}" if epsilon else ""
+        name = f"{TITLES[method]}, {GROUPS[threat]}{size}"
+        told = [("clean", made.clean, _told), ("attacked", made.attacked, _told)]
+        if epsilon:
+            told.append(("gain", made.gain, difference))
+        for what, scores, write in told:
+            yield name, what, *[write(scores.get(encoder, {}).get(g)) for g in scale.gammas]
+            name = ""
+
+
+def _told(score: Score | None) -> str:
+    return MISSING if score is None else f"{score.value:.1f}"
+
+
+_COLUMNS = ("method", "threat", "epsilon", "gamma", "of", "value", "low", "high", "seeds")
+
+
+def _numbers(made: Kept) -> Iterator[Sequence[object]]:
+    """The rows of kept.csv."""
+    for of in ("clean", "attacked", "gain"):
+        for encoder, decays in getattr(made, of).items():
+            for decay, score in sorted(decays.items()):
+                ends = ["" if end is None else f"{end:.4f}" for end in score[1:3]]
+                yield *encoder, decay, of, f"{score.value:.4f}", *ends, score.seeds
