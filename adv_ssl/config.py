@@ -16,7 +16,7 @@ import numpy as np
 
 from adv_ssl import attacks, tasks
 from adv_ssl.data.transforms import Augment
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, in_decimals
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule, peak_rate
 from adv_ssl.tasks.byol import Byol
@@ -362,7 +362,7 @@ def _value(name: str, hint: Any, value: Any, path: str) -> Any:
         return None if value is None else _value("", inner, value, path)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, tuple | list):
-            raise UserError(f"{path}={value!r}: expected a tuple.")
+            raise UserError(f"{path}={value!r}: expected a tuple{in_decimals(value)}.")
         inner = typing.get_args(hint)
         if inner[-1] is not Ellipsis and len(inner) != len(value):
             raise UserError(f"{path}={value!r}: expected {len(inner)} values.")
@@ -376,7 +376,7 @@ def _value(name: str, hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < LARGEST_FLOAT else float("inf")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{path}={value!r}: expected {hint.__name__}.")
+        raise UserError(f"{path}={value!r}: expected {hint.__name__}{in_decimals(value)}.")
     if hint is int and abs(value) > LARGEST:
         raise UserError(f"{path}={value!r}: must be from 0 to {LARGEST}.")
     if hint is float and value and not LEAST_FLOAT <= abs(value) <= LARGEST_FLOAT:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 import adv_ssl
 from adv_ssl.command import leave
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, in_decimals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE or FILE:SCALE.", lock_config=True)
 
@@ -38,9 +38,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
                 f"{error} Keys are set one by one; no attack is configs/METHOD_nominal.py, or "
                 "--config.pretrain.attack.steps=0."
             )
-        fraction = re.search(r"to float: '(\d+(?:\.\d*)?)/([1-9]\d*)'$", str(error))
-        hint = f"; write {float(fraction[1]) / int(fraction[2]):.6f}" if fraction else ""
-        leave(f"{error}{hint}")
+        text = re.search(r"to float: '(.*)'$", str(error))
+        leave(f"{error}{in_decimals(text and text[1])}")
     except Exception as error:  # whatever a configuration file raises while it is executed
         where = traceback.extract_tb(error.__traceback__)[-1]
         leave(f"--config: {type(error).__name__}: {error} ({where.filename}:{where.lineno})")

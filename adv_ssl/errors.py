@@ -1,5 +1,7 @@
 """What a run may end in: a user's mistake, or too little memory."""
 
+import re
+
 
 class UserError(Exception):
     """One clear line: key or file, value seen, what is accepted, what to do. Exit code 2."""
@@ -8,3 +10,11 @@ class UserError(Exception):
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, of Python's or of XLA's, means that."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def in_decimals(value: object) -> str:
+    """What to write for the first fraction in a text, such as 4/255; "" where there is none."""
+    fraction = re.search(r"(?<![\w.])(\d+(?:\.\d*)?)/([1-9]\d*)\b", str(value))
+    if fraction is None:
+        return ""
+    return f"; write {float(fraction[1]) / int(fraction[2]):.6f} for {fraction[0]}"

@@ -411,7 +411,11 @@ def test_what_is_printed_of_a_pod():
         "161 chip-hours, 322 at 2 each",
     ):  # fmt: skip
         assert said in text
+    both = "\n".join(command_line._total([made, made], 2.0))
+    for said in ("both stages", "5.0 hours", "322 chip-hours, 644 at 2 each"):
+        assert said in both, both
     full = made.pod._replace(compiled=Compiled(False, 2**35))
+    assert not list(command_line._total([made, made._replace(pod=full)], None))
     text = "\n".join(command_line._lines("pretrain", made._replace(pod=full), None))
     assert "32.0 of 15.8 GiB a chip: DOES NOT FIT" in text
     assert "hours" not in text

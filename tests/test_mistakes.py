@@ -303,7 +303,13 @@ COMMANDS = {  # what is said -> the command line
     "--config: SyntaxError": "--config=README.md",
     "no such configuration file": "--config=configs/nowhere.py",
     "=-1.0": f"{BYOL} --config.pretrain.attack.epsilon=-1",
-    "'4/255'; write 0.015686": f"{BYOL} --config.pretrain.attack.epsilon=4/255",
+    "'4/255'; write 0.015686 for 4/255": f"{BYOL} --config.pretrain.attack.epsilon=4/255",
+    "expected a tuple; write 0.031373 for 8/255": (
+        f"{BYOL} --config.evaluate.attacks=(('linf',8/255,10),)"
+    ),
+    "attacks[0][1]='2/255': expected float; write 0.007843": (
+        f"{BYOL} --config.evaluate.attacks=(('linf','2/255',10),)"
+    ),
     "unexpected argument 'digits'": f"{BYOL} digits",
     "--workdir=DIR are needed": f"{BYOL} --workdir=",
     "'./255'": f"{BYOL} --config.pretrain.attack.epsilon=./255",

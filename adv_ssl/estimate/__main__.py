@@ -56,13 +56,18 @@ def _work(_: Sequence[str]) -> None:
     if _STAGE.value and _STAGE.value not in runs:
         raise UserError(f"--stage={_STAGE.value}: this run trains only {', '.join(runs)}.")
     print("An estimate: nothing of it was measured on a pod." if where else "An estimate.")
+    stages = []
     for name in [_STAGE.value] if _STAGE.value else runs:
         made = costs.on_pod(raw, name, where) if where else costs.timed(runs[name], name)
+        stages.append(made)
         for line in _lines(name, made, _PRICE.value):
             print(line, flush=True)
         if where and _LARGEST.value:
             room = costs.largest(raw, name, where)
             print(f"  largest   {room} images a chip, by doubling")
+    if len(stages) > 1:
+        for line in _total(stages, _PRICE.value):
+            print(line, flush=True)
 
 
 def _table(where: Topology | None) -> Iterable[str]:
@@ -115,11 +120,30 @@ def _lines(name: str, made: Estimate, price: float | None) -> Iterable[str]:
         yield f"  memory    {made.here.memory / 2**30:.2f} GiB a device, of a step of {few}"
         yield f"  timed     a few steps of {few} of noise, on this machine"
     if made.seconds is not None and made.hours is not None:
-        whole = f"{made.hours:,.1f} hours" if made.hours >= 2 else f"{60 * made.hours:,.1f} minutes"
+        whole = _duration(made.hours)
         yield f"  time      {made.seconds:.3g} s a step, {whole} in all, and what compiling takes"
     if made.chip_hours is not None:
-        money = "" if price is None else f", {made.chip_hours * price:,.0f} at {price:g} each"
-        yield f"  cost      {made.chip_hours:,.0f} chip-hours{money}"
+        yield f"  cost      {_cost(made.chip_hours, price)}"
+
+
+def _total(stages: Sequence[Estimate], price: float | None) -> Iterable[str]:
+    """Of a run's stages, where all of them are known."""
+    hours = [made.hours for made in stages if made.hours is not None]
+    chips = [made.chip_hours for made in stages if made.chip_hours is not None]
+    if len(hours) == len(stages):
+        yield "both stages"
+        yield f"  time      {_duration(sum(hours))}"
+    if len(chips) == len(stages):
+        yield f"  cost      {_cost(sum(chips), price)}"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:,.1f} minutes"
+
+
+def _cost(chip_hours: float, price: float | None) -> str:
+    money = "" if price is None else f", {chip_hours * price:,.0f} at {price:g} each"
+    return f"{chip_hours:,.0f} chip-hours{money}"
 
 
 def _pod_lines(pod: OnPod) -> Iterable[str]:
