@@ -18,6 +18,7 @@ from jax import Array, lax
 
 from adv_ssl import hosts, sharding
 from adv_ssl.errors import UserError, out_of_memory
+from adv_ssl.files import read_json
 from adv_ssl.models.vit import Architecture, is_sincos
 from adv_ssl.optim import name_of
 
@@ -223,6 +224,15 @@ def newest(stage: pathlib.Path) -> pathlib.Path | None:
 def begun(stage: pathlib.Path) -> bool:
     """Whether the folder of a stage holds a whole checkpoint."""
     return newest(stage) is not None
+
+
+def in_part(stage: pathlib.Path) -> str:
+    """How far a stage is, such as "step 2,300 of 3,000"; "": to its end, or nobody knows."""
+    facts, found = stage / "stage.json", newest(stage)
+    if found is None or not facts.exists():
+        return ""
+    steps = read_json(facts, dict, steps=int)["steps"]
+    return f"step {int(found.name):,} of {steps:,}" if int(found.name) < steps else ""
 
 
 def stage_meant(folder: pathlib.Path, stage: str = "finetune") -> str:

@@ -148,6 +148,11 @@ def _check_weights(config: Config, key: str) -> None:
         if folder.is_file():
             hint = f"python -m adv_ssl.weights import {folder} --workdir=NEW makes one of a file."
         raise UserError(f"config.{key}={given!r}: no checkpoint in it; {hint}")
+    if place := checkpoint.in_part(folder):
+        raise UserError(
+            f"config.{key}={given!r} is trained in part, {place}: start its own command again. To "
+            f"take it as it is: python -m adv_ssl.weights export {given} FILE.npz, and import that."
+        )
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.check(config.model)
 

@@ -175,7 +175,7 @@ def run(
     key = named(jax.random.key(config.seed), name)
     random = functools.partial(random_state, stage, recipe, key)
     if hosts.lead():
-        write_json(folder / "classes.json", source.class_names)
+        write_json(folder / "stage.json", {"steps": steps, "classes": source.class_names})
     with Checkpoints(folder / "checkpoints", config.model, stage.averaged) as checkpoints:
         shapes = jax.eval_shape(random)
         step, shardings = make_step(recipe, shapes, config.fsdp, sharding.mesh())

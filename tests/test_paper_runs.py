@@ -246,6 +246,19 @@ def test_a_training_whose_checkpoints_are_gone_is_run_again_where_they_are_neede
     assert came == {"a": "ran", "b": "done", "c": "ran", "d": "done"}
 
 
+def test_a_training_that_was_stopped_is_run_on_where_it_is_needed(tmp_path: pathlib.Path) -> None:
+    """Whatever its results.json says, that of an unpacked archive for one."""
+    runner.run(CHAIN, tmp_path, stub(tmp_path))
+    part = tmp_path / "a" / "finetune" / "stage.json"
+    part.write_text(json.dumps({"steps": 2, "classes": []}))
+    assert set(runner.run(CHAIN, tmp_path, stub(tmp_path)).values()) == {"done"}
+    (tmp_path / "c" / "results.json").unlink()
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path, fails="a"))
+    assert came == {"a": "failed", "b": "done", "c": "blocked", "d": "done"}
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path))
+    assert came == {"a": "ran", "b": "done", "c": "ran", "d": "done"}
+
+
 def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path: pathlib.Path) -> None:
     came = runner.run(CHAIN, tmp_path, stub(tmp_path, fails="a"))
     assert came == {"a": "failed", "b": "blocked", "c": "blocked", "d": "ran"}

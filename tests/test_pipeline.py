@@ -226,6 +226,19 @@ def test_weights_that_are_not_there(finished, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("key", ["weights", "init_from"])
+def test_weights_that_are_trained_in_part(key, finished, tmp_path):
+    """A run that was stopped: not silently taken for what it will be."""
+    stage = tmp_path / "stopped" / "pretrain"
+    shutil.copytree(finished / "pretrain", stage)
+    steps = sorted(int(path.name) for path in (stage / "checkpoints").iterdir())
+    shutil.rmtree(stage / "checkpoints" / str(steps[-1]))
+    said = rf"config\.{key}=.* is trained in part, step {steps[-2]} of 6: start its own command"
+    with pytest.raises(UserError, match=said):
+        pipeline.run(tiny.config(**{key: str(stage)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_pretraining_whose_checkpoints_are_gone_is_not_done_again(
     finished, tmp_path, monkeypatch
 ):

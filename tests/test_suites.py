@@ -58,7 +58,7 @@ def save(
     with Checkpoints(folder / "checkpoints", TINY) as checkpoints:
         checkpoints.save(State(jnp.int32(step), params, None, None, jnp.int32(0)), wait=True)
     if names:
-        write_json(folder / "classes.json", names)
+        write_json(folder / "stage.json", {"steps": 0, "classes": names})
 
 
 def row(name: str) -> suites.Row:
@@ -520,11 +520,23 @@ def test_the_images_of_a_run_are_prepared_as_it_scores_them(tmp_path, monkeypatc
     assert runner.prepared(0, 16) == "stretched to 16 x 16"
 
 
+def test_scores_of_a_model_trained_in_part_say_so(sets, tmp_path):
+    save(tmp_path / "stage", 1000, step=2300)
+    options = runner.Options(str(sets), 4, 0)
+    for steps, said in ((3000, ["trained in part: step 2,300 of 3,000"]), (2300, [])):
+        facts = {"steps": steps, "classes": rules.wnids()}
+        write_json(tmp_path / "stage" / "stage.json", facts)
+        model = predict.load(tmp_path / "stage")
+        first = runner._score(row("a"), model, options, tmp_path / "figures")[0]
+        assert [flag for flag in first["flags"] if "in part" in flag] == said
+
+
 def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
     """A classifier with a million times its head, through the command, to the page."""
     first, *_, last = robust.doubts.LADDER
     monkeypatch.setattr(robust.doubts, "LADDER", (first, last))
     save(tmp_path / "ten", 10, scale=1e6)
+    write_json(tmp_path / "ten" / "stage.json", {"steps": 7, "classes": []})
     command(
         f"--weights={tmp_path / 'ten'}", "--suite=robust", f"--workdir={tmp_path / 'w'}",
         "--data=digits", "--attack=pgd", "--radii=0.1", "--images=40", "--batch_size=40",
@@ -532,6 +544,7 @@ def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
     clean, attacked = tiny.results(tmp_path / "w")
     assert 0 < clean["value"] < 0.5
     assert any("masked gradients" in flag for flag in attacked["flags"])
+    assert all("trained in part: step 0 of 7" in r["flags"] for r in (clean, attacked))
     assert "attacks by cross-entropy are blind" in (tmp_path / "w" / "report.html").read_text()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from adv_ssl import sharding
-from adv_ssl.checkpoint import Checkpoints, begun, stage_meant
+from adv_ssl.checkpoint import Checkpoints, begun, in_part, stage_meant
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
@@ -33,6 +33,7 @@ class Model(NamedTuple):
     architecture: Architecture
     params: PyTree  # encoder and head, on every device
     class_names: tuple[str, ...]  # () where they are not known
+    flags: tuple[str, ...] = ()  # what is to be known about every score of it
 
     @property
     def classes(self) -> int:
@@ -55,9 +56,10 @@ def load(folder: pathlib.Path) -> Model:
             f"{folder} holds no classifier, but {', '.join(params)}: score the folder of a stage "
             "that was trained on labels."
         )
-    names = folder / "classes.json"
-    class_names = tuple(read_json(names, list)) if names.exists() else ()
-    return Model(architecture, sharding.replicate(params), class_names)
+    facts, place = folder / "stage.json", in_part(folder)
+    class_names = tuple(read_json(facts, dict, classes=list)["classes"]) if facts.exists() else ()
+    flags = (f"trained in part: {place}",) if place else ()
+    return Model(architecture, sharding.replicate(params), class_names, flags)
 
 
 @functools.cache

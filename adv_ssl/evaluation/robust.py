@@ -139,15 +139,16 @@ def run(
             _log.info("robust: %d of %d images, %.2f a second", done, len(few.records), pace)
         chunks.append(read_json(path, dict))
     doubted = _doubt(model, few.first(CHUNK), resize, curve, workdir)
-    flags = dict.fromkeys(curve.radii, _stretched(source, size))
-    flags[curve.middle] = flags[curve.middle] + doubted
+    of_radii = [*model.flags, *_stretched(source, size)]
+    flags = {0.0: [*model.flags]} | dict.fromkeys(curve.radii, of_radii)
+    flags[curve.middle] = of_radii + doubted
     facts = {
         "image_size": size,
         "prepared": prepared(resize, size),
         "whole": len(few.records) == len(source.records),
     }
     records = [
-        _record(radius, _joined(chunks, radius), curve, source, facts, flags.get(radius, []))
+        _record(radius, _joined(chunks, radius), curve, source, facts, flags[radius])
         for radius in (0.0, *curve.radii)
     ]
     for record in records:

@@ -115,7 +115,8 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
         }
         for metric, (hits, n) in scored.counts.items()
     ]
-    records[0]["flags"] = _doubts(row, model, records[0]) + _order(row, source, scored, said)
+    order = _order(row, source, scored, said)
+    records[0]["flags"] = [*model.flags, *_doubts(row, model, records[0]), *order]
     if not row.name.startswith("c/"):
         _save_wrong(row, source, scored, said.labels, size, resize, figures)
     _log.info("%s", sentence(records[0]))

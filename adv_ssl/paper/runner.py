@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from adv_ssl.checkpoint import begun
+from adv_ssl.checkpoint import begun, in_part
 from adv_ssl.errors import UserError
 from adv_ssl.files import held, read_json
 from adv_ssl.paper.grid import Cell
@@ -102,10 +102,10 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
     wanted = _wanted(cells, store)
     for i, cell in enumerate(cells):
         stop_if_preempted()
-        if came.get(cell.needs, DONE) not in (DONE, RAN):
-            came[cell.name] = BLOCKED
-        elif cell.name not in wanted:
+        if cell.name not in wanted:
             came[cell.name] = DONE
+        elif came.get(cell.needs, DONE) not in (DONE, RAN):
+            came[cell.name] = BLOCKED
         else:
             came[cell.name] = _attempt(cell, store, launch, f"{i + 1} of {len(cells)}")
         _log.info("%s: %s", cell.name, came[cell.name])
@@ -113,21 +113,22 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
 
 
 def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> set[str]:
-    """The cells that are missing, and those they need whose checkpoints are gone."""
+    """The cells that are missing, and those they need whose checkpoints are not there."""
     wanted: set[str] = set()
     needed: set[str] = set()
     for cell in reversed(cells):  # each one stands behind the one it needs
-        gone = cell.name in needed and _bare(store / cell.name)
+        gone = cell.name in needed and _lacks(store / cell.name)
         if gone or not done(cell, store):
             wanted.add(cell.name)
             needed.add(cell.needs)
     return wanted
 
 
-def _bare(run: pathlib.Path) -> bool:
-    """Whether a training has no checkpoints, such as in a store that was unpacked."""
+def _lacks(run: pathlib.Path) -> bool:
+    """Whether a training has no checkpoints, as in a store that was unpacked, or not its last."""
+    stages = run / "pretrain", run / "finetune"
     trained = (run / "config.json").exists()
-    return trained and not (begun(run / "pretrain") or begun(run / "finetune"))
+    return trained and (not any(map(begun, stages)) or any(map(in_part, stages)))
 
 
 def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str:
@@ -139,7 +140,7 @@ def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str
             if _taken(_lock(cell, store)):
                 return RUNNING
             raise
-        if done(cell, store) and not _bare(store / cell.name):
+        if done(cell, store) and not _lacks(store / cell.name):
             return DONE
         if _taken(store / cell.name):
             return RUNNING
@@ -149,7 +150,7 @@ def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str
             _log.info("%s: exit code %d", cell.name, code)
         elif not done(cell, store):
             _log.info("%s: not all of it has a score, see its report.html", cell.name)
-    return RAN if done(cell, store) else FAILED
+    return RAN if not code and done(cell, store) else FAILED
 
 
 def _execute(command: Sequence[str]) -> int:
