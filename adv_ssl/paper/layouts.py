@@ -22,7 +22,7 @@ TITLES = {
 NOTES = {
     "figure1": "Radii at equal distances. The paper's figure is an image: its best models' means "
     "follow from its Figure 2, other points and its zero line are not printed; the text says what "
-    "lies above and below the line (C05). Each radius with its best decay. "
+    "lies above and below the line (C05). "
     "Bars are 95% intervals: over seeds if there are two or more, else over images.",
     "figure2": "Rows are coloured by themselves, red is better. In the paper radius and decay have "
     "the best mean on these very sets (D15).",
@@ -130,7 +130,7 @@ def _figure1(scale: Scale, places: _Places) -> Layout:
         if key == BASELINE:
             return f"{places.model('supervised', 'nominal', 0.0)}/gamma*/scores/baseline"
         return (
-            places.scores(key[0], key[1], None, key[2])
+            places.scores(key[0], key[1], scale.swept, key[2])
             if key[2] in scale.radii.get(key[:2], ())
             else ""
         )

@@ -5,22 +5,22 @@ A gain is the score of an attacked encoder minus the nominal one's, of the same 
 
 import itertools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from adv_ssl.markup import TIMES, Html, image, join, table, tag
 from adv_ssl.names import METHODS
 from adv_ssl.paper import figures, grid, tables
 from adv_ssl.paper.layouts import VARIANTS, difference, radius
-from adv_ssl.paper.store import Store
-from adv_ssl.paper.tables import Exhibits, Missing, Score
+from adv_ssl.paper.store import Record
+from adv_ssl.paper.tables import Score
 
 Gains = Mapping[tuple[str, str], Mapping[int, Score]]  # points by variant and method, by length
 
 
-def gains(scale: str, stores: Mapping[str, Store]) -> Gains:
+def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
     """Of the followed radii and decay, over the seeds that have both scores.
 
-    ``stores`` are that of the scale and those of its longer ones, by name.
+    ``records`` are those of the scale and of its longer ones, by name.
     """
     followed = _followed(scale)
     methods = [method for method, threat in followed.radii if threat == "l2"]
@@ -28,14 +28,21 @@ def gains(scale: str, stores: Mapping[str, Store]) -> Gains:
         key: {} for key in itertools.product(followed.variants, methods)
     }
     for name, times in _lengths(scale).items():
-        records = [
-            r for r in stores[name].records
-            if r.gamma in followed.gammas
+        scores = {
+            (r.dataset, r.method, r.threat, r.seed): r.value
+            for r in records[name]
+            if r.stage == "finetune"
+            and tables.is_row(r, followed)
+            and r.gamma in followed.gammas
             and r.epsilon in followed.radii.get((r.method, r.threat), ())
-        ]  # fmt: skip
-        of_seeds = tables.ours(records, followed).seeds.values()
+        }
         for key, of_lengths in found.items():
-            if differences := list(_differences(of_seeds, *key)):
+            differences = [
+                Score(100 * (scores[*key, "l2", seed] - scores[*key, "nominal", seed]))
+                for seed in followed.seeds
+                if {(*key, "l2", seed), (*key, "nominal", seed)} <= scores.keys()
+            ]
+            if differences:
                 of_lengths[times] = tables.over_seeds(differences)
     return found
 
@@ -49,20 +56,11 @@ def _lengths(scale: str) -> Mapping[str, int]:
     return {scale: 1, **grid.LONGER[scale]}
 
 
-def _differences(of_seeds: Iterable[Exhibits], variant: str, method: str) -> Iterable[Score]:
-    for exhibits in of_seeds:
-        try:
-            nominal = exhibits.cell(variant, method, "nominal")
-            yield Score(exhibits.cell(variant, method, "l2") - nominal)
-        except Missing:
-            continue
-
-
 def section(
-    scale: str, stores: Mapping[str, Store], called: pathlib.Path, out: pathlib.Path
+    scale: str, records: Mapping[str, Sequence[Record]], called: pathlib.Path, out: pathlib.Path
 ) -> Html:
     """The curves and their numbers; ``called`` is how commands name the store."""
-    made, lengths, followed = gains(scale, stores), _lengths(scale), _followed(scale)
+    made, lengths, followed = gains(scale, records), _lengths(scale), _followed(scale)
     titles = dict(zip(followed.variants, VARIANTS[followed.suite], strict=True))
     rows = [
         (titles[variant], f"{METHODS[method]}, L2 {radius('l2', followed.radii[method, 'l2'][0])}",

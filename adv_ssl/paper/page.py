@@ -16,9 +16,9 @@ from adv_ssl.errors import UserError
 from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically, write_csv
 from adv_ssl.markup import Html, document, image, join, table, tag
-from adv_ssl.paper import figures, grid, kept, lengths, prices, runner, tables
-from adv_ssl.paper.claims import Claim, claims
+from adv_ssl.paper import figures, grid, judgements, kept, lengths, prices, runner, tables
 from adv_ssl.paper.figures import Line, Sheet
+from adv_ssl.paper.judgements import Judged
 from adv_ssl.paper.layouts import (
     GROUPS,
     MISSING,
@@ -33,7 +33,7 @@ from adv_ssl.paper.layouts import (
 )
 from adv_ssl.paper.store import Record, Store, collect
 from adv_ssl.paper.tables import BASELINE, Exhibits, Score
-from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_ours
+from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED
 from adv_ssl.recipes import METHODS
 
 SELECTED = {
@@ -76,7 +76,8 @@ def write(
     if selection == "held_out" and not options.held_out:
         raise UserError(f"--selection=held_out: at --scale={scale} nothing is held out; take test.")
     store = collect(folder / scale)
-    ours = tables.ours(store.records, options, selection)
+    counted = _of_cells(store, scale)
+    ours = tables.ours(counted, options, selection)
     comparable = options.recipe == "imagenet"
     study = Study(scale, called or folder, store, tables.paper(), ours, comparable, selection)
     try:
@@ -85,22 +86,29 @@ def write(
         raise UserError(
             f"--out={out} cannot be written to ({error.strerror}): name another folder."
         ) from None
-    judged = [(claim, judge(claim, study.theirs), judge_ours(claim, ours)) for claim in claims()]
+    judged = judgements.judged(study.theirs, ours)
     cells = grid.cells(scale)
     missing = [cell for cell in cells if not runner.done(cell, folder)]
-    sections = {"Claims": _claims(judged, out)}
+    sections = {"Claims": judgements.section(judged, comparable, out)}
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
     if options.held_out:
-        sections["Robustness kept"] = kept.section(store.records, options, out)
+        sections["Robustness kept"] = kept.section(counted, options, out)
     if scale in grid.LONGER:
-        stores = {scale: store} | {name: collect(folder / name) for name in grid.LONGER[scale]}
-        sections["Length"] = lengths.section(scale, stores, study.folder, out)
+        longer = {name: collect(folder / name) for name in grid.LONGER[scale]}
+        records = {name: _of_cells(of, name) for name, of in ({scale: store} | longer).items()}
+        sections["Length"] = lengths.section(scale, records, study.folder, out)
     sections["Missing"] = _missing(missing, study)
-    sections["Scores"] = _records(store, out)
+    sections["Scores"] = _records(store, len(counted), out)
     top = tag("h1", f"The paper and ours: {scale}"), _headline(judged, study, len(cells), missing)
     write_atomically(out / "report.html", document(f"adv_ssl: {scale}", top, sections))
     return out / "report.html"
+
+
+def _of_cells(store: Store, scale: str) -> tuple[Record, ...]:
+    """Scores of the grid's runs: another one, with more steps for one, is in no exhibit."""
+    names = {cell.name.removeprefix(f"{scale}/") for cell in grid.cells(scale)}
+    return tuple(record for record in store.records if record.run in names)
 
 
 # ---- exhibits -------------------------------------------------------------------------------
@@ -134,15 +142,31 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
 
 def _shown(name: str, study: Study) -> str:
     """What of ours an exhibit shows."""
-    attack = tables.search(study.store.records, grid.get(study.scale))
-    chosen = study.ours.whole.chosen
+    chosen, scale = study.ours.whole.chosen, grid.get(study.scale)
+    attack = tables.search(study.store.records, scale)
+    if name == "figure1":
+        decay = "its best decay" if scale.swept is None else f"decay {scale.swept:g}"
+        return f" Each radius of ours has {decay}."
     if name == "figure5" and attack:
         return f" Our attack: {attack}."
     if name in ("figure2", "figure3") and chosen:
         models = [f"{SHORT[m]} {GROUPS[t]} {radius(t, epsilon)}"
                   for (m, t), epsilon in sorted(chosen.items()) if epsilon]  # fmt: skip
-        return f" Ours have {SELECTED[study.selection]}: {', '.join(models)}."
+        return (
+            f" Ours have {SELECTED[study.selection]}: {', '.join(models)}; the best of "
+            f"{_choices(scale)} models of radius and decay of a method, of the "
+            "same seeds: the best of more is better by chance alone."
+        )
     return ""
+
+
+def _choices(scale: grid.Scale) -> str:
+    """Among how many models the best is chosen, by threat."""
+    counts: dict[str, set[int]] = {}
+    for (method, threat), radii in scale.radii.items():
+        models = sum(len(scale.decays(method, threat, epsilon)) for epsilon in radii)
+        counts.setdefault(threat, set()).add(models)
+    return ", ".join(f"{'/'.join(map(str, n))} {GROUPS[t]}" for t, n in counts.items())
 
 
 class _Side(NamedTuple):
@@ -283,60 +307,6 @@ def _cell(layout: Layout, key: Key, study: Study) -> Html:
     return tag("td", *lines, class_="number", title=told)
 
 
-# ---- claims ---------------------------------------------------------------------------------
-
-Judged = Sequence[tuple[Claim, Verdict, Verdict]]
-
-
-def _claims(judged: Judged, out: pathlib.Path) -> Html:
-    rows, lines = [], []
-    for claim, theirs, ours in judged:
-        number, difference = _claimed(claim, ours)
-        stated = "" if claim.stated is None else f"{claim.stated:+.2f}"
-        name = join(tag("b", claim.id), tag("br"), tag("small", claim.where))
-        judgements = _judgement(theirs), _judgement(ours)
-        rows.append((name, claim.text, *judgements, stated, number, difference))
-        lines.append(
-            (claim.id, claim.where, claim.text, claim.stated, *_plain(theirs), *_plain(ours),
-             _digits(ours.low), _digits(ours.high), ours.seeds, difference)
-        )  # fmt: skip
-    write_csv(out / "claims.csv", _CLAIM_COLUMNS, lines)
-    note = (
-        "Each claim is one function, applied to the paper's printed numbers and to ours. On the "
-        "paper's, undecided is a tie at the printed precision or a number that is not printed. "
-        "Ours are decided by the 95% interval over seeds of the margin by which a claim is true; "
-        "a single seed decides by its sign. Numbers are percentage points."
-    )
-    columns = ("claim", "of the paper", "on the paper's numbers", "on ours", "stated", "ours",
-               "difference")  # fmt: skip
-    return join(
-        tag("p", note, class_="note"), table(columns, rows, numbers=(4, 5, 6), class_="claims")
-    )
-
-
-_CLAIM_COLUMNS = ("id", "where", "claim", "stated", "paper", "paper_detail", "paper_number", "ours",
-                  "ours_detail", "ours_number", "low", "high", "seeds", "difference")  # fmt: skip
-
-
-def _plain(verdict: Verdict) -> tuple[str, str, str]:
-    return verdict.verdict, verdict.detail, _digits(verdict.number)
-
-
-def _judgement(verdict: Verdict) -> Html:
-    mark = tag("span", verdict.verdict, class_=f"verdict {verdict.verdict}")
-    return join(mark, tag("br"), tag("small", verdict.detail))
-
-
-def _claimed(claim: Claim, ours: Verdict) -> tuple[Html | str, str]:
-    """Our number with its interval, and by how much it is above the stated one."""
-    if ours.number is None:
-        return "", ""
-    number = [f"{ours.number:+.2f}"]
-    if ours.low is not None and ours.high is not None:
-        number += [tag("br"), tag("small", f"{ours.low:+.2f} to {ours.high:+.2f}")]
-    return tag("span", *number), signed(ours.number - (claim.stated or 0.0), 2)
-
-
 # ---- head, missing, scores ------------------------------------------------------------------
 
 
@@ -379,13 +349,19 @@ def _missing(missing: Sequence[grid.Cell], study: Study) -> Html:
     return join(left, tag("h3", "Files that could not be read"), tag("ul", *files))
 
 
-def _records(store: Store, out: pathlib.Path) -> Html:
+def _records(store: Store, counted: int, out: pathlib.Path) -> Html:
     write_csv(out / "scores.csv", Record._fields, store.records)
     commits = Counter(record.commit for record in store.records)
     if not commits:
         return tag("p", "no scores yet", class_="missing")
     rows = [(tag("code", commit), f"{count:,}") for commit, count in commits.most_common()]
-    note = tag("p", "scores.csv lists every score with its run; by the commit that made them:")
+    others = len(store.records) - counted
+    said = (
+        f" {others:,} are of runs that are no cells of the grid: in no exhibit." if others else ""
+    )
+    note = tag(
+        "p", f"scores.csv lists every score with its run.{said} By the commits that made them:"
+    )
     doubts = Counter(flag for record in store.records for flag in record.flags.split("; ") if flag)
     listed = [(flag, f"{count:,}") for flag, count in doubts.most_common()]
     return join(

@@ -40,7 +40,8 @@ class Record(NamedTuple):
     n: int  # images; of a mean: rows
     flags: str  # what is to be known about it, by "; "
     folder: str
-    commit: str
+    run: str  # whose model it is; of a run's own scores its folder
+    commit: str  # of every start
 
 
 class Store(NamedTuple):
@@ -73,19 +74,26 @@ def _folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _records(folder: pathlib.Path, root: pathlib.Path) -> list[Record]:
     results = read_json(folder / "results.json", list)
-    made = read_json(folder / "provenance.json", dict)
-    commit = (made["commit"] or "unknown") + " and changes" * made["dirty"]
     run, scored = folder, None
     if (folder / "evaluation.json").exists():
         weights = pathlib.Path(read_json(folder / "evaluation.json", dict)["weights"])
         run, scored = _run_of(weights, root), weights.name
     origin, transferred = _origin(run, root)
-    place: dict[str, Any] = {"folder": str(folder.relative_to(root)), "commit": commit}
+    place: dict[str, Any] = {
+        "folder": str(folder.relative_to(root)),
+        "run": os.path.relpath(run, root),
+        "commit": _commit(read_json(folder / "provenance.json", dict)),
+    }
     return [
         Record(**{**origin, **_score(result, scored, transferred), **place})
         for result in results
         if result["value"] is not None
     ]
+
+
+def _commit(made: Mapping[str, Any]) -> str:
+    named = [start.get("commit") or "unknown" for start in made.get("starts", [made])]
+    return ", ".join(dict.fromkeys(named)) + " and changes" * made["dirty"]
 
 
 def _score(result: Mapping[str, Any], scored: str | None, transferred: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from adv_ssl.evaluation.rules import VARIANTS
 from adv_ssl.paper import grid
 from adv_ssl.paper.grid import Model, Scale
 from adv_ssl.paper.store import METRICS, TRANSFER, Record
-from adv_ssl.recipes import METHODS
+from adv_ssl.recipes import METHODS, THREATS
 from adv_ssl.recipes import paper as paper_sets
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -51,7 +51,8 @@ class Exhibits:
     """All exhibits; of the dictionaries, what is not there is missing."""
 
     variants: tuple[str, ...]
-    chosen: Mapping[tuple[str, str], float]  # (method, threat) -> epsilon with the best mean
+    chosen: Mapping[tuple[str, str], float]  # (method, threat) -> the best epsilon
+    leading: Mapping[str, str]  # method -> the threat of its best attacked model
     figure1: Mapping[tuple[str, str, float], Score]  # method, threat, epsilon: mean of variants
     figure2: Mapping[tuple[str, str, str], Score]  # variant, method, threat
     figure3: Mapping[tuple[str, str, float], Score]  # variant, method, gamma
@@ -61,6 +62,8 @@ class Exhibits:
     # What Figures 1 and 5 are to have before they are judged; of the paper's, whatever is printed
     radii: Mapping[tuple[str, str], tuple[float, ...]] = dataclasses.field(default_factory=dict)
     gammas: tuple[float, ...] = ()
+    # (method, threat) of which a model that might be the best is not scored: not to be judged yet
+    unsettled: Collection[tuple[str, str]] = ()
 
     def mean(self, method: str, threat: str, without: Collection[str] = ()) -> float:
         """The mean over the variants of the best model of a method and threat."""
@@ -68,12 +71,19 @@ class Exhibits:
         return float(np.mean([self.cell(row, method, threat) for row in rows]))
 
     def cell(self, variant: str, method: str, threat: str) -> float:
-        """A cell of Figure 2; Missing where there is none."""
+        """A cell of Figure 2; Missing where there is none, or another model may be the best."""
+        self.check_settled(method, threat)
         return _get(self.figure2, (variant, method, threat))
 
     def gamma(self, variant: str, method: str, gamma: float) -> float:
-        """A cell of Figure 3; Missing where there is none."""
+        """A cell of Figure 3; Missing where there is none, or another radius may be the best."""
+        self.check_settled(method, dict(FIGURE3)[method])
         return _get(self.figure3, (variant, method, gamma))
+
+    def check_settled(self, method: str, threat: str) -> None:
+        """Missing where a model of them that may be the best is not scored."""
+        if (method, threat) in self.unsettled:
+            raise Missing(f"{method} {threat}: not all models that the best is chosen from")
 
     def baseline(self) -> float:
         """The mean of Figure 1's zero line; Missing where it is not known."""
@@ -120,7 +130,11 @@ def paper() -> Exhibits:
         (*column, epsilon): Score(float(np.mean([figure2[v, *column].value for v in VARIANTS])))
         for column, epsilon in chosen.items()
     }
-    return Exhibits(VARIANTS, chosen, means, figure2, figure3, {}, table1)
+    leading = {
+        method: max(THREATS[1:], key=lambda t: means[method, t, chosen[method, t]].value)
+        for method in METHODS
+    }
+    return Exhibits(VARIANTS, chosen, leading, means, figure2, figure3, {}, table1)
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -146,6 +160,16 @@ class Ours:
 
     whole: Exhibits
     seeds: Mapping[int, Exhibits]
+    needed: tuple[int, ...]  # seeds, without which nothing is judged
+
+
+class _Choice(NamedTuple):
+    """The models that are shown."""
+
+    decays: Mapping[tuple[Any, ...], Model]  # of each method, threat and radius: Figure 1
+    pairs: Mapping[tuple[Any, ...], Model]  # of each method and threat: Figure 2
+    attacked: Mapping[tuple[Any, ...], Model]  # of each method
+    unsettled: frozenset[tuple[str, str]]
 
 
 def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ours:
@@ -153,32 +177,51 @@ def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ou
 
     The radius and the decay that are shown are those with the best mean of the variants on the
     evaluation sets themselves, as the paper's are (D15); or, ``selection`` being held_out, those
-    with the best top-1 on what was held out of the training set.
+    with the best top-1 on what was held out of the training set. Where only one decay is run of all
+    radii, Figure 1 has that one: no radius may choose among more models than another.
     """
-    records = [r for r in records if r.method in METHODS]  # none of SimCLR's, which is not theirs
+    records = [r for r in records if r.method in METHODS and r.seed in scale.seeds]
     runs: Runs = defaultdict(lambda: defaultdict(dict))
     held_out: dict[Model, list[float]] = defaultdict(list)
     for r in records:
         model = Model(r.method, r.threat, r.epsilon, r.gamma)
-        if r.stage == "finetune" and _is_row(r, scale):
+        if r.stage == "finetune" and is_row(r, scale):
             runs[model][r.seed][r.dataset] = _score(r)
         elif r.stage == "finetune" and r.suite == "main" and not r.attack:
             held_out[model].append(r.value)
-    merits = {
-        model: _merit(of_seed, held_out[model], scale, selection) for model, of_seed in runs.items()
-    }
-    best = _best_of_each(merits, 3)  # decay of each method, threat and radius
-    chosen = _best_of_each({model: merits[model] for model in best.values()}, 2)
+    choice = _chosen(runs, held_out, scale, selection)
     attack = search(records, scale)
     shown = [r for r in records if r.suite != "robust" or r.attack in ("", attack)]
     seeds = {
-        seed: _of_seed([r for r in shown if r.seed == seed], seed, runs, best, chosen, scale)
+        seed: _of_seed([r for r in shown if r.seed == seed], seed, runs, choice, scale)
         for seed in sorted({r.seed for r in records})
     }
-    return Ours(_merged(list(seeds.values()), chosen, scale), seeds)
+    return Ours(_merged(list(seeds.values()), choice, scale), seeds, scale.seeds)
 
 
-def _is_row(r: Record, scale: Scale) -> bool:
+def _chosen(
+    runs: Runs, held_out: Mapping[Model, Sequence[float]], scale: Scale, selection: str
+) -> _Choice:
+    """Once, for all seeds: a choice for each of them would be among more numbers."""
+    merits = {
+        model: _merit(of_seed, held_out[model], scale, selection) for model, of_seed in runs.items()
+    }
+    swept = {m: v for m, v in merits.items() if scale.swept is None or m.gamma == scale.swept}
+    pairs = _best_of_each(merits, 2)
+    attacked = {model: merits[model] for model in pairs.values() if model.threat != "nominal"}
+    whole = {model for model, merit in merits.items() if merit[0] == len(scale.seeds)}
+    unsettled = {
+        (method, threat)
+        for (method, threat), radii in scale.radii.items()
+        for radius in radii
+        for gamma in scale.decays(method, threat, radius)
+        if Model(method, threat, radius, gamma) not in whole
+    }
+    return _Choice(_best_of_each(swept, 3), pairs, _best_of_each(attacked, 1), frozenset(unsettled))
+
+
+def is_row(r: Record, scale: Scale) -> bool:
+    """Whether a record is the score of one of the scale's variants, by that variant's metric."""
     return (
         r.suite == scale.suite
         and r.dataset in scale.variants
@@ -193,11 +236,14 @@ def _score(r: Record) -> Score:
 
 def _merit(
     of_seed: Mapping[int, Rows], held_out: Sequence[float], scale: Scale, selection: str
-) -> tuple[int, float]:
-    """What a model is chosen by: on how many variants it is scored, then its mean over seeds."""
+) -> tuple[int, int, float]:
+    """What a model is chosen by: how many seeds are scored on all variants, on how many variants
+    any is, then its mean over seeds.
+    """
     means = [mean.value for rows in of_seed.values() if (mean := _mean(rows, scale.variants))]
     values = held_out if selection == "held_out" else means
-    return max(map(len, of_seed.values())), float(np.mean(values)) if values else 0.0
+    merit = float(np.mean(values)) if values else 0.0
+    return len(means), max(map(len, of_seed.values())), merit
 
 
 def _best_of_each(merits: Mapping[Model, Any], fields: int) -> dict[tuple[Any, ...], Model]:
@@ -223,38 +269,33 @@ def _mean(rows: Rows, variants: Sequence[str]) -> Score | None:
 
 
 def _of_seed(
-    records: Sequence[Record],
-    seed: int,
-    runs: Runs,
-    best: Mapping[tuple[Any, ...], Model],
-    chosen: Mapping[tuple[Any, ...], Model],
-    scale: Scale,
+    records: Sequence[Record], seed: int, runs: Runs, choice: _Choice, scale: Scale
 ) -> Exhibits:
     """The exhibits of one seed."""
     means: dict[Any, Score | None] = {
-        key: _mean(runs[model].get(seed, {}), scale.variants) for key, model in best.items()
+        key: _mean(runs[model].get(seed, {}), scale.variants)
+        for key, model in choice.decays.items()
     }
     line = {
         r.dataset: _score(r)
         for r in records
         if (r.method, r.threat, r.stage) == ("supervised", "nominal", "pretrain")
-        and _is_row(r, scale)
+        and is_row(r, scale)
     }
     means[BASELINE] = _mean(line, scale.variants)
     figure3: dict[tuple[str, str, float], Score] = {}
     for method, threat in FIGURE3:
-        if (method, threat) in chosen:
-            own = chosen[method, threat]
+        if own := choice.pairs.get((method, threat)):
             for gamma in scale.decays(*own[:3]):
                 found = runs.get(own._replace(gamma=gamma), {}).get(seed, {})
                 figure3 |= {(row, method, gamma): score for row, score in found.items()}
     return _exhibits(
         scale,
-        chosen,
+        choice,
         figure1={key: mean for key, mean in means.items() if mean is not None},
         figure2={
             (row, *key): score
-            for key, model in chosen.items()
+            for key, model in choice.pairs.items()
             for row, score in runs[model].get(seed, {}).items()
         },
         figure3=figure3,
@@ -297,7 +338,7 @@ def _transfers(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Sco
     return table
 
 
-def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale) -> Exhibits:
+def _merged(seeds: Sequence[Exhibits], choice: _Choice, scale: Scale) -> Exhibits:
     """Every number over the seeds that have it."""
 
     def merged(name: str) -> dict[Any, Score]:
@@ -305,18 +346,18 @@ def _merged(seeds: Sequence[Exhibits], chosen: Mapping[Any, Model], scale: Scale
         keys = dict.fromkeys(key for table in tables for key in table)
         return {key: over_seeds([t[key] for t in tables if key in t]) for key in keys}
 
-    return _exhibits(scale, chosen, **{name: merged(name) for name in TABLES})
+    return _exhibits(scale, choice, **{name: merged(name) for name in TABLES})
 
 
-def _exhibits(
-    scale: Scale, chosen: Mapping[tuple[Any, ...], Model], **of_each: Mapping[Any, Score]
-) -> Exhibits:
+def _exhibits(scale: Scale, choice: _Choice, **of_each: Mapping[Any, Score]) -> Exhibits:
     return Exhibits(
         variants=scale.variants,
-        chosen={(model.method, model.threat): model.epsilon for model in chosen.values()},
+        chosen={pair: model.epsilon for pair, model in choice.pairs.items()},
+        leading={method: model.threat for (method,), model in choice.attacked.items()},
         l2_unit=scale.l2_unit,
         radii=scale.radii,
         gammas=scale.gammas,
+        unsettled=choice.unsettled,
         **of_each,
     )
 
@@ -329,8 +370,8 @@ def over_seeds(scores: Sequence[Score]) -> Score:
     return Score(value, low, high, len(scores))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95% interval by Student's t, of two or more values."""
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and its interval of that level by Student's t, of two or more values."""
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
     return mean, mean - half, mean + half
