@@ -48,7 +48,13 @@ def start(
         with _answered():
             work(rest[1:])
 
-    app.run(main, flags_parser=parse)
+    def parsed(argv: Sequence[str]) -> list[str]:
+        try:
+            return parse(argv)
+        except SystemExit as end:  # absl ends with 1 after its --help
+            sys.exit(0 if end.code == 1 else end.code)
+
+    app.run(main, flags_parser=parsed)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -164,6 +164,15 @@ def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathl
     imported = workdir / f"weights-{contents[:12]}"  # another file's may lie there
     if newest(imported) is None:
         import_weights(weights, imported)
+    report = read_json(imported / "import.json", dict, parameters=list)
+    if report["classes"] is None:
+        heads = [row for row in report["parameters"] if "head" in row["source"] and row["how"]]
+        raise UserError(
+            f"--weights={weights} has no classifier to score"
+            + "".join(f" ({row['source']}: {row['how']})" for row in heads[:1])
+            + f"; its encoder can be fine-tuned: `python -m adv_ssl.weights import {weights} "
+            "--workdir=W`, then --config.weights=W."
+        )
     return imported
 
 

@@ -1,5 +1,10 @@
-"""python -m adv_ssl.main --config=configs/byol_l2.py[:SCALE] --workdir=DIR [--config.KEY=VALUE ...]
+"""python -m adv_ssl.main --config=FILE[:SCALE] --workdir=DIR [--config.KEY=VALUE ...]
 
+FILE is configs/NAME.py: supervised, rotnet, mae or byol with _nominal, _linf or _l2; simclr_l2,
+continue_mae_l2, transfer_sgd, transfer_adamw. SCALE is imagenet (the paper's), cifar10, cifar10_ti,
+cifar10_s or digits, for a transfer SET[,SCALE]. All keys with their values:
+    python -c 'from configs import byol_l2; print(byol_l2.get_config("digits"))'
+One process of several: --coordinator=HOST:PORT --processes=N --process=I (docs/scale.md).
 Exit codes: 0 done; 1 the training cannot go on; 2 a mistake in the command, the configuration or
 the data, told in one line; 75 stopped by SIGTERM or Ctrl-C with everything saved: start the same
 command again.

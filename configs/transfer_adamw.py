@@ -4,7 +4,8 @@ r"""Transfer to a small set by AdamW with layer-wise decay, the procedure of He 
         --config.weights=DIR/pretrain --workdir=NEW
 
 SET is cifar10, cifar100, sun397, resisc45, dmlab or digits. ``:SET,cifar10`` and ``:SET,digits``
-are for an encoder that was pre-trained at that scale.
+are for an encoder that was pre-trained at that scale. Without an encoder it is refused;
+``--config.weights=`` takes random weights.
 """
 
 import ml_collections

@@ -52,6 +52,8 @@ def test_the_same_store_gives_the_same_bytes_and_what_is_there_stays(planted, tm
     assert first == again
     there = tmp_path / "there"
     archive.unpack(tmp_path / "tiny.zip", there)
+    cells = runner.matching(grid.cells("tiny"), ONLY)
+    assert archive.unpack(tmp_path / "tiny.zip", there) == len(cells) - 1
     mine = next(there.rglob("results.json"))
     mine.write_text("[]")
     archive.unpack(tmp_path / "tiny.zip", there)

@@ -242,6 +242,8 @@ def test_a_training_whose_checkpoints_are_gone_is_run_again_where_they_are_neede
         shutil.rmtree(tmp_path / name / "finetune")
     assert set(runner.run(CHAIN, tmp_path, stub(tmp_path)).values()) == {"done"}
     (tmp_path / "c" / "results.json").unlink()
+    planned = runner.planned(CHAIN, tmp_path)
+    assert planned == {"a": "again", "b": "done", "c": "missing", "d": "done"}
     came = runner.run(CHAIN, tmp_path, stub(tmp_path))
     assert came == {"a": "ran", "b": "done", "c": "ran", "d": "done"}
 
@@ -354,7 +356,7 @@ def test_the_command_line(tmp_path: pathlib.Path) -> None:
     assert lines[2].startswith(f"python -m adv_ssl.evaluate --weights={tmp_path}/s/tiny/mae")
     listed = command("run", "--scale=tiny", f"--store={tmp_path}/s", only, "--dry_run")
     assert [line.split()[:2] for line in listed.stdout.splitlines()] == [
-        ["missing", "pretrain"], ["missing", "finetune"], ["missing", "scores"],
+        ["state", "kind"], ["missing", "pretrain"], ["missing", "finetune"], ["missing", "scores"],
     ]  # fmt: skip
     assert not (tmp_path / "s").exists()
 
@@ -374,6 +376,8 @@ def test_the_command_line(tmp_path: pathlib.Path) -> None:
         (["run", "--store=x", "--dry_run", "--print_jobs"], "take one of them"),
         (["report", "--store=no.zip", "--out=y"], "no.zip is no archive that"),
         (["unpack", "--store=x", "--archive=no.zip"], "no.zip is no archive that"),
+        (["pack", "--store=x", "--archive=a.zip"], "no cell of this --scale that is done"),
+        (["run", "--scale=tiny", "--store=docs/tiny.zip"], "into a folder first"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:

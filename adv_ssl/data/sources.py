@@ -258,8 +258,8 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
                 f"data set {name!r}: that is a folder; did you mean folder:{name}?"
             ) from None
         raise NotPrepared(
-            f"data set {name!r} (digits, folder:/path or a TFDS name) is not prepared in {folder}; "
-            f"{command}"
+            f"data set {name!r} is not prepared in {folder}: see `python -m adv_ssl.data`, or "
+            f"{command}; digits and folder:/path need no preparing"
         ) from None
     except Exception as error:  # damaged metadata, or a place that cannot be read from here
         reason = " ".join(str(error).split())[:200]

@@ -24,6 +24,7 @@ from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, bu
 from adv_ssl.files import read_json, write_arrays, write_json
 
 Record = dict[str, Any]
+_CLASSES = {"imagenet": 1000, "cifar10": 10}  # of the suites whose sets all have the same
 WRONG = 7  # images shown of what a row got wrong: a line of the page
 _log = logging.getLogger("adv_ssl")
 
@@ -52,8 +53,15 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
 
     Returns all records of that file. A row whose set is not prepared, or not of the model's
     classes, has a record with ``value`` null and the reason under ``missing``; the same command
-    tries it again. UserError, with all of that written: not one row has a score.
+    tries it again. UserError, with all of that written: not one row has a score; at once, where
+    the model's classes are of another number than the suite's.
     """
+    classes = _CLASSES.get(name, model.classes)
+    if model.classes != classes:
+        raise UserError(
+            f"--suite={name}: its sets have {classes} classes and the model has {model.classes}: "
+            "score a model that was fine-tuned on them, or take --suite=robust --data=SET."
+        )
     path = workdir / "results.json"
     records = read_json(path, list, suite=str, kind=str, dataset=str) if path.exists() else []
     kept = [r for r in records if r["suite"] == name and r["kind"] == "row"]

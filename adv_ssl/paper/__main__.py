@@ -27,6 +27,7 @@ from absl import flags
 
 from adv_ssl import command
 from adv_ssl.command import leave
+from adv_ssl.errors import UserError
 from adv_ssl.paper import archive, grid, page, prices, runner, tables
 from adv_ssl.paper.grid import Cell
 
@@ -66,6 +67,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _work(words: Sequence[str]) -> None:
     store = command.path(str(_STORE.value)).resolve()
+    if words[0] != "report" and store.is_file():
+        raise UserError(
+            f"--store={store} is a file: `unpack --archive={store}` into a folder first."
+        )
     cells = runner.matching(grid.cells(_SCALE.value), _ONLY.value)
     if words[0] == "report":
         _report(store)
@@ -74,7 +79,7 @@ def _work(words: Sequence[str]) -> None:
         cells = list(itertools.chain(cells, *longer))
         print(f"{archive.pack(cells, store, command.path(str(_ARCHIVE.value)))} cells")
     elif words[0] == "unpack":
-        archive.unpack(command.path(str(_ARCHIVE.value)), store)
+        print(f"{archive.unpack(command.path(str(_ARCHIVE.value)), store)} cells in {store}")
     elif _PRINT_JOBS.value:
         for cell in cells:
             print(cell.command(str(store)))
@@ -94,17 +99,23 @@ def _report(store: pathlib.Path) -> None:
         if store.is_file() or store.suffix == ".zip":
             archive.unpack(store, pathlib.Path(folder))
             store, called = pathlib.Path(folder), pathlib.Path("STORE")
+        if not (store / _SCALE.value).is_dir() and store.is_dir():
+            others = [name for name in grid.SCALES if (store / name).is_dir()]
+            if others:
+                print(f"nothing of --scale={_SCALE.value}; there is {', '.join(others)}.")
         print(page.write(_SCALE.value, store, out, selection, called))
 
 
 def _list(cells: Sequence[Cell], store: pathlib.Path) -> None:
-    states = [runner.state(cell, store) for cell in cells]
-    for cell, state in zip(cells, states, strict=True):
+    states = runner.planned(cells, store)
+    print(f"state   kind      {'hours':>6}  cell, in {prices.unit(_SCALE.value)}")
+    for cell in cells:
         price = f"{prices.hours([cell], _SCALE.value):8.2f}" if prices.flops(cell) else 8 * " "
-        print(f"{state:8}{cell.kind:9}{price}  {cell.name}")
-    left = [cell for cell, state in zip(cells, states, strict=True) if state == runner.MISSING]
+        print(f"{states[cell.name]:8}{cell.kind:9}{price}  {cell.name}")
+    left = [cell for cell in cells if states[cell.name] in (runner.MISSING, runner.AGAIN)]
     total = f"{prices.hours(left, _SCALE.value):,.0f} {prices.unit(_SCALE.value)}"
-    print(f"{_counted(states)}; to train what is missing: about {total}", file=sys.stderr)
+    why = "; again: a missing cell needs its checkpoints" * (runner.AGAIN in states.values())
+    print(f"{_counted(states.values())}{why}; to train: about {total}", file=sys.stderr)
 
 
 def _counted(states: Iterable[str]) -> str:

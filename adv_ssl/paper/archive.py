@@ -16,8 +16,14 @@ _PLACE = "{store}/"  # stands for the store's folder, as in a cell's flags
 
 
 def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
-    """Writes the files of the cells that are done to ``path``, a .zip; returns their number."""
+    """Writes the files of the cells that are done to ``path``, a .zip; returns their number.
+
+    Raises:
+      UserError: none is done.
+    """
     done = [cell for cell in cells if runner.done(cell, store)]
+    if not done:
+        raise UserError(f"{store} has no cell of this --scale that is done: nothing to pack.")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
         for cell in done:
@@ -31,8 +37,9 @@ def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
     return len(done)
 
 
-def unpack(path: pathlib.Path, store: pathlib.Path) -> None:
-    """Puts the cells of an archive into ``store``; what is there already stays as it is.
+def unpack(path: pathlib.Path, store: pathlib.Path) -> int:
+    """Puts the cells of an archive into ``store``; returns their number. What is there already
+    stays as it is.
 
     Raises:
       UserError: ``path`` is no archive of a store.
@@ -50,3 +57,4 @@ def unpack(path: pathlib.Path, store: pathlib.Path) -> None:
     for member, text in texts.items():
         if not (store / member).exists():
             write_atomically(store / member, text.replace(_PLACE, f"{store}/"))
+    return len({pathlib.PurePosixPath(member).parent for member in texts})

@@ -210,7 +210,7 @@ def _table1(scale: Scale, places: _Places) -> Layout:
         "table1",
         ("dataset", "optimizer", "method", "threat"),
         [
-            Head((s, o), f"{SETS[s]} {OPTIMIZERS[o]}")
+            Head((s, o), f"{SETS.get(s, s)} {OPTIMIZERS[o]}")
             for s in (*scale.transfers, AVERAGE)
             for o in OPTIMIZERS
         ],

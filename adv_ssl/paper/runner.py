@@ -19,6 +19,7 @@ from adv_ssl.paper.grid import Cell
 from adv_ssl.train import Preempted, stop_if_preempted
 
 DONE, RUNNING, MISSING = "done", "running", "missing"  # states of a cell
+AGAIN = "again"  # done, but its checkpoints are not there, and a missing cell needs them
 RAN, FAILED, BLOCKED = "ran", "failed", "blocked"  # what else may come of a missing one
 ROOT = pathlib.Path(__file__).parents[2]  # where configs/ is
 Launch = Callable[[Cell], list[str]]
@@ -110,6 +111,13 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
             came[cell.name] = _attempt(cell, store, launch, f"{i + 1} of {len(cells)}")
         _log.info("%s: %s", cell.name, came[cell.name])
     return came
+
+
+def planned(cells: Sequence[Cell], store: pathlib.Path) -> dict[str, str]:
+    """What ``run`` would find, by name: done, running, missing or again."""
+    wanted = _wanted(cells, store)
+    states = {cell.name: state(cell, store) for cell in cells}
+    return {n: AGAIN if s == DONE and n in wanted else s for n, s in states.items()}
 
 
 def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> set[str]:

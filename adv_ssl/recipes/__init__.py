@@ -77,7 +77,8 @@ def transfer(optimizer: str, argument: str) -> ml_collections.ConfigDict:
         run = merged(run, small.SCALES[scale].run())
     run = merged(run, _transfer_data(name))
     stage["split"] = run.pop("train")
-    return config_dict(run | {"pretrain": OURS(None), "finetune": stage})
+    run |= {"pretrain": OURS(None), "finetune": stage, "weights": OURS("WEIGHTS")}
+    return config_dict(run)
 
 
 def _transfer_data(name: str) -> Tree:
