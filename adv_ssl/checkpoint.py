@@ -7,6 +7,7 @@ half-written one is never picked up. What a disk does to it later shows in the s
 import dataclasses
 import logging
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jax import Array, lax
 
 from adv_ssl import hosts, sharding
 from adv_ssl.errors import UserError, out_of_memory
-from adv_ssl.files import read_json
+from adv_ssl.files import read_json, sha256
 from adv_ssl.models.vit import Architecture, is_sincos
 from adv_ssl.optim import name_of
 
@@ -50,6 +51,12 @@ class Checkpoints:
         architecture: Architecture | None = None,
         averaged: bool = False,
     ):
+        if re.search(
+            r"\[.*\]|\\", str(folder.absolute())
+        ):  # to orbax a pattern, that finds nothing
+            raise UserError(
+                f"{folder}: no checkpoints below a name with [ ] or \\ in it: rename it."
+            )
         self.folder = folder
         self._architecture = architecture
         self._result = "ema" if averaged else "params"
@@ -219,6 +226,12 @@ def newest(stage: pathlib.Path) -> pathlib.Path | None:
     folder = stage / "checkpoints"
     steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     return max(steps, key=lambda path: int(path.name), default=None)
+
+
+def contents(stage: pathlib.Path) -> str | None:
+    """Of a stage's newest weights: to notice that they are not the same any more."""
+    step = newest(stage)
+    return None if step is None else f"step {step.name}, {sha256(step / 'params')[:16]}"
 
 
 def begun(stage: pathlib.Path) -> bool:

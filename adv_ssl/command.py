@@ -19,7 +19,7 @@ import absl.logging
 from absl import app, flags
 
 from adv_ssl import hosts, runtime, train
-from adv_ssl.errors import UserError, out_of_memory
+from adv_ssl.errors import UserError, disk_full, out_of_memory
 
 # What is wrong with a path that a user named, or with what lies there
 _PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
@@ -67,8 +67,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def path(given: str) -> pathlib.Path:
-    """What an option or a word names; shells leave a ~ behind ``=`` to us."""
-    return pathlib.Path(given).expanduser()
+    """What an option or a word names; shells leave a ~ behind ``=`` to us.
+
+    Raises:
+      UserError: it is ~NAME, and nobody has that name.
+    """
+    try:
+        return pathlib.Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(f"{given}: there is no such user: name another place.") from None
 
 
 @contextlib.contextmanager
@@ -114,8 +121,9 @@ def _refused(error: Exception) -> str:
             f"out of memory ({str(error)[:100]}): lower the batch sizes (config.STAGE.batch_size, "
             "--batch_size), raise config.STAGE.accumulation, or take a smaller model."
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        of = f" of {error.filename}" if error.filename else ""
+    if disk_full(error):
+        name = getattr(error, "filename", None)
+        of = f" of {name}" if name else ""
         return f"no space left on the disk{of}: make room and start again."
     if isinstance(error, OSError) and error.errno in _PATHS and error.filename:
         return f"{error.filename}: {error.strerror}: name another place, or change what is there."

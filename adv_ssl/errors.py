@@ -1,5 +1,6 @@
-"""What a run may end in: a user's mistake, or too little memory."""
+"""What a run may end in: a user's mistake, too little memory, a full disk."""
 
+import errno
 import re
 
 
@@ -9,7 +10,13 @@ class UserError(Exception):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, of Python's or of XLA's, means that."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    told = "RESOURCE_EXHAUSTED" in str(error) and not disk_full(error)
+    return isinstance(error, MemoryError) or told
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error, of Python's or of tensorstore's, means that."""
+    return getattr(error, "errno", 0) == errno.ENOSPC or "os_error_code='28'" in str(error)
 
 
 def in_decimals(value: object) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from adv_ssl import command, provenance
-from adv_ssl.checkpoint import newest
+from adv_ssl import checkpoint, command, provenance
 from adv_ssl.command import leave
 from adv_ssl.config import LARGEST_LINF
 from adv_ssl.errors import UserError
@@ -80,6 +79,8 @@ def _work(_: Sequence[str]) -> None:
     with held(workdir):
         claim = _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir, claim["contents"]))
+        if _contents(weights) != claim["contents"]:
+            raise UserError(f"--weights={weights} is being trained on: score it when it is done.")
         if _SUITE.value == "robust":
             curve.check(model.architecture.image_size)
         write_json(workdir / "evaluation.json", claim)  # now that there is something to score
@@ -139,12 +140,15 @@ def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options
     ours = {"weights": str(weights), "contents": _contents(weights), "seed": options.seed}
     if _SUITE.value != "robust":  # whose records say of how many images they are
         ours["images"] = options.images
-    differing = [key for key in ours if key in theirs and theirs[key] != ours[key]]
+    if not theirs and (workdir / "results.json").exists():
+        raise UserError(f"{workdir} holds scores of nobody knows what: choose another --workdir.")
+    what = [key for key in ours if key != "weights"]  # contents tell, wherever they lie
+    differing = [key for key in what if key in theirs and theirs[key] != ours[key]]
     if differing:
         key = differing[0]
         raise UserError(
-            f"{workdir} holds other scores: {key} is {theirs[key]} there and {ours[key]} here. "
-            "Choose another --workdir."
+            f"{workdir} holds other scores: {key} is {theirs[key]} there and {ours[key]} here: "
+            "choose another --workdir, or remove that one."
         )
     return theirs | ours
 
@@ -153,8 +157,7 @@ def _contents(weights: pathlib.Path) -> str | None:
     """Of the weights that are scored: to notice that they were trained on, or are another file."""
     if weights.is_file():
         return sha256(weights)
-    step = newest(weights)
-    return None if step is None else f"step {step.name}, {sha256(step / 'params')[:16]}"
+    return checkpoint.contents(weights)
 
 
 def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathlib.Path:
@@ -162,7 +165,7 @@ def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathl
     if weights.is_dir():
         return weights
     imported = workdir / f"weights-{contents[:12]}"  # another file's may lie there
-    if newest(imported) is None:
+    if not checkpoint.begun(imported):
         import_weights(weights, imported)
     report = read_json(imported / "import.json", dict, parameters=list)
     if report["classes"] is None:

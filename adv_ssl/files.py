@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import pathlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -60,12 +61,17 @@ def _check(value: Any, kind: type, what: str = "") -> None:
         raise ValueError(f"{what}a {type(value).__name__}, no {kind.__name__}")
 
 
+class Busy(UserError):
+    """Another process of this machine holds the folder."""
+
+
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
     """Makes ``folder`` if need be, and keeps other processes of this machine out of it.
 
     Raises:
-      UserError: another process is in it, or it cannot be written to.
+      Busy: another process is in it.
+      UserError: it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,14 +82,35 @@ def held(folder: pathlib.Path) -> Iterator[None]:
         ) from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError:
-            raise UserError(
+            raise Busy(
                 f"another run is at work in {folder}: wait for it, or choose another --workdir."
             ) from None
         except OSError as error:  # Lustre without its option flock
             _log.warning("%s: no locks here (%s): one run at a time.", folder, error.strerror)
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """Tries for a moment: who only looks whether it is held has it that long."""
+    for _ in range(3):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.1)
+    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Whether a process of this machine holds the folder. Makes nothing."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # it is not there, or there are no locks
+        return False
 
 
 def write_arrays(path: pathlib.Path, **arrays: Any) -> None:

@@ -50,8 +50,9 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
             sets = {name: _source(config, name, options.split) for name, options in stages.items()}
             test_set = _source(config, "evaluate", config.evaluate.split)
             _check_data(stages, sets, test_set)
-            for key in ("weights", "init_from"):
-                _check_weights(config, key)
+            if not checkpoint.begun(workdir / next(iter(stages))):  # else it has what it needs
+                for key in ("weights", "init_from"):
+                    _check_weights(config, key)
             if hosts.lead():
                 kept.enter_context(held(workdir))
                 _claim(workdir, config, plain, [*sets.values(), test_set])
@@ -207,7 +208,12 @@ def _evaluate(
 ) -> None:
     """Scores a stage, clean and under each attack that results.json does not have yet."""
     path = workdir / "results.json"
-    results = read_json(path, list, stage=str) if path.exists() else []
+    weights = checkpoint.contents(workdir / name)
+    results = [
+        record
+        for record in (read_json(path, list, stage=str) if path.exists() else [])
+        if record["stage"] != name or record.get("weights") == weights  # not of an older training
+    ]
     task = scores.classifier(ViT(config.model), source.num_classes)
     few, size = source.first(config.evaluate.attacked), config.model.image_size
     done = sum(record["stage"] == name for record in results)
@@ -220,6 +226,7 @@ def _evaluate(
             **score,
             "stage": name,
             "step": step,
+            "weights": weights,
             "seed": config.seed,
         }
         if hosts.lead():

@@ -45,6 +45,13 @@ def test_the_newest_two_are_kept(tmp_path):
     assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.is_dir()) == ["3", "4"]
 
 
+@pytest.mark.parametrize("name", ["x[1]", "a\\b"])
+def test_a_folder_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+    """It would write there what it cannot read."""
+    with pytest.raises(UserError, match="no checkpoints below a name with"):
+        Checkpoints(tmp_path / name / "checkpoints", TINY)
+
+
 def test_saving_a_step_twice_and_waiting_is_harmless(tmp_path):
     with Checkpoints(tmp_path / "c", TINY) as checkpoints:
         checkpoints.save(state(1))

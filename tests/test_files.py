@@ -1,10 +1,13 @@
 """Files that somebody else changed: one line that names the file."""
 
+import errno
+import fcntl
 import os
+import threading
 
 import pytest
 
-from adv_ssl import metrics, provenance
+from adv_ssl import command, errors, files, metrics, provenance
 from adv_ssl.errors import UserError
 from adv_ssl.files import read_json, write_json
 
@@ -49,6 +52,37 @@ def test_what_is_whole_is_read(tmp_path):
     write_json(path, records)
     assert read_json(path, list, stage=str) == read_json(path, list) == records
     assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_a_folder_is_held_by_one_and_looked_at_by_all(tmp_path):
+    assert not files.is_held(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with files.held(tmp_path / "run"):
+        assert files.is_held(tmp_path / "run")
+        with (
+            pytest.raises(files.Busy, match="another run is at work"),
+            files.held(tmp_path / "run"),
+        ):
+            pass
+    assert not files.is_held(tmp_path / "run")
+    with (tmp_path / "run" / ".lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.15, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with files.held(tmp_path / "run"):  # waits for who only looks
+            pass
+
+
+def test_a_full_disk_is_no_full_memory():
+    tensorstore = ValueError("RESOURCE_EXHAUSTED: Error writing [os_error_code='28']")
+    assert errors.disk_full(tensorstore)
+    assert not errors.out_of_memory(tensorstore)
+    assert errors.disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert errors.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: 9 GB"))
+
+
+def test_nobodys_home_is_one_line():
+    with pytest.raises(UserError, match="~nosuchuser/x: there is no such user"):
+        command.path("~nosuchuser/x")
 
 
 def test_a_record_of_the_starts_that_is_none(tmp_path):

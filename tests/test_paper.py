@@ -99,6 +99,26 @@ def test_a_store_that_was_moved(tmp_path: pathlib.Path) -> None:
     assert {r.suite for r in records} == {"main", "cifar10", "robust"}
 
 
+def test_a_copied_store_is_read_by_itself(tmp_path: pathlib.Path) -> None:
+    some("tiny", tmp_path / "old", "tiny/byol/l2_0.25/seed1/gamma0.75/*")
+    shutil.copytree(tmp_path / "old", tmp_path / "copy")
+    before = store.collect(tmp_path / "copy" / "tiny").records
+    for path in (tmp_path / "old").rglob("config.json"):
+        path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    assert store.collect(tmp_path / "copy" / "tiny").records == before
+    assert {r.seed for r in before} == {1}
+
+
+def test_a_store_on_several_disks(tmp_path: pathlib.Path) -> None:
+    some("tiny", tmp_path / "store", "tiny/byol/l2_0.25/seed1/gamma0.75/*")
+    before = store.collect(tmp_path / "store" / "tiny")
+    part = tmp_path / "store/tiny/byol"
+    part.rename(tmp_path / "other disk")
+    part.symlink_to(tmp_path / "other disk")
+    (tmp_path / "other disk" / "back").symlink_to(tmp_path / "store")  # without end
+    assert store.collect(tmp_path / "store" / "tiny") == before
+
+
 def test_weights_of_nowhere_and_half_written_files_are_named(tmp_path: pathlib.Path) -> None:
     some("tiny", tmp_path, "tiny/mae/nominal/seed0/*")
     base = tmp_path / "tiny/mae/nominal/seed0"

@@ -1,6 +1,7 @@
 """A store in one file: nothing is lost of what its numbers stand on, nothing else is taken out."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -58,6 +59,35 @@ def test_the_same_store_gives_the_same_bytes_and_what_is_there_stays(planted, tm
     mine.write_text("[]")
     archive.unpack(tmp_path / "tiny.zip", there)
     assert mine.read_text() == "[]"
+
+
+def test_a_cell_that_is_there_is_not_mixed_with_the_archives(planted, tmp_path):
+    """Half a training of one's own does not get the scores of another's."""
+    path, there = packed(planted, tmp_path), tmp_path / "there"
+    cell = runner.matching(grid.cells("tiny"), ONLY)[0]
+    mine = there / cell.name / "config.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    whole = archive.unpack(path, tmp_path / "elsewhere")
+    assert archive.unpack(path, there) == whole - 1
+    assert [p.name for p in mine.parent.iterdir() if p.is_file()] == ["config.json"]
+
+
+def test_a_score_is_packed_with_the_run_that_it_is_of(planted, tmp_path):
+    shutil.copytree(planted, tmp_path / "store")
+    cells = runner.matching(grid.cells("tiny"), ONLY)
+    (tmp_path / "store" / cells[0].name / "results.json").write_text("[]")
+    with pytest.raises(UserError, match="no cell of this --scale that is done"):
+        archive.pack(cells, tmp_path / "store", tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+@pytest.mark.parametrize("name", ['a "store"', "b\\s", "größe"])
+def test_a_store_of_any_name(planted, tmp_path, name):
+    archive.unpack(packed(planted, tmp_path), tmp_path / name)
+    assert collect(tmp_path / name) == collect(planted)
+    archive.pack(runner.matching(grid.cells("tiny"), ONLY), tmp_path / name, tmp_path / "b.zip")
+    assert (tmp_path / "b.zip").read_bytes() == (tmp_path / "tiny.zip").read_bytes()
 
 
 def test_the_command_packs_the_longer_trainings_too(tmp_path, monkeypatch):

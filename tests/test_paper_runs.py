@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import tiny
@@ -23,6 +24,7 @@ from adv_ssl import names, recipes
 from adv_ssl.config import parse
 from adv_ssl.errors import UserError
 from adv_ssl.estimate import program
+from adv_ssl.evaluation import predict
 from adv_ssl.evaluation.suites import SUITES
 from adv_ssl.files import held
 from adv_ssl.paper import grid, prices, runner, store
@@ -189,7 +191,8 @@ with log.open("a") as file:
     file.write(folder.name + "\\n")
 time.sleep(pause)
 (folder / "finetune" / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
-(folder / "config.json").write_text(json.dumps({"evaluate": {"attacks": []}}))
+config = {"evaluate": {"attacks": []}, "weights": "/a/finetune"}
+(folder / "config.json").write_text(json.dumps(config))
 (folder / "results.json").write_text(json.dumps([{"value": 0.5, "stage": "finetune"}]))
 """
 RUNNER = """
@@ -206,8 +209,12 @@ try:
 except train.Preempted:
     sys.exit(75)
 """
-CHAIN = [Cell(name, "finetune", "", (), needs) for name, needs in
-         (("a", ""), ("b", "a"), ("c", "a"), ("d", ""))]  # fmt: skip
+CHAIN = [
+    Cell(
+        name, "finetune", "", (f"--config.weights={{store}}/{needs}/finetune",) * bool(needs), needs
+    )
+    for name, needs in (("a", ""), ("b", "a"), ("c", "a"), ("d", ""))
+]
 
 
 def stub(folder: pathlib.Path, pause: float = 0.0, fails: str = "") -> runner.Launch:
@@ -261,6 +268,16 @@ def test_a_training_that_was_stopped_is_run_on_where_it_is_needed(tmp_path: path
     assert came == {"a": "ran", "b": "done", "c": "ran", "d": "done"}
 
 
+def test_a_stage_stands_for_no_other(tmp_path: pathlib.Path) -> None:
+    """A fine-tuning that was killed before its first save: the pre-training is there."""
+    runner.run(CHAIN, tmp_path, stub(tmp_path))
+    (tmp_path / "a" / "finetune").rename(tmp_path / "a" / "pretrain")
+    (tmp_path / "c" / "results.json").unlink()
+    assert CHAIN[2].stage == "finetune"
+    came = runner.run(CHAIN, tmp_path, stub(tmp_path))
+    assert came == {"a": "ran", "b": "done", "c": "ran", "d": "done"}
+
+
 def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path: pathlib.Path) -> None:
     came = runner.run(CHAIN, tmp_path, stub(tmp_path, fails="a"))
     assert came == {"a": "failed", "b": "blocked", "c": "blocked", "d": "ran"}
@@ -280,6 +297,15 @@ def test_a_cell_that_is_at_work_is_left(tmp_path: pathlib.Path, place: str) -> N
         came = runner.run(CHAIN, tmp_path, stub(tmp_path))
     assert came == {"a": "running", "b": "blocked", "c": "blocked", "d": "ran"}
     assert runner.state(CHAIN[0], tmp_path) == "missing"
+
+
+def test_a_child_that_another_one_was_quicker_than_has_not_failed(tmp_path: pathlib.Path) -> None:
+    code = "import sys; sys.exit(2)"
+    with held(tmp_path / "a"), pytest.MonkeyPatch.context() as patch:
+        asked = iter([False, True])  # before it is started, and after it has ended
+        patch.setattr(runner, "is_held", lambda _: next(asked))
+        came = runner.run(CHAIN[:1], tmp_path, lambda cell: [sys.executable, "-c", code])
+    assert came == {"a": "running"}
 
 
 def start(folder: pathlib.Path, pause: float) -> subprocess.Popen:
@@ -324,6 +350,46 @@ def test_only_takes_what_is_needed_along() -> None:
     assert names == [f"{base}/gamma0.5", f"{base}/gamma0.85", f"{base}/gamma0.85/scores/cifar10"]
     with pytest.raises(UserError, match="--only=nothing: no cell"):
         runner.matching(grid.cells("tiny"), "nothing")
+
+
+def test_what_another_command_made_is_not_the_cells(tmp_path: pathlib.Path) -> None:
+    """More steps, another seed or method; of an evaluation other weights or fewer images."""
+    cells = runner.matching(grid.cells("tiny"), "tiny/mae/l2_0.07/seed1/gamma0.65/*")
+    train, tune, scores = cells
+    for cell in cells:
+        plant(cell, tmp_path, lambda row: 50.0)
+    changes: list[tuple[Cell, str, tuple[str, ...], Any]] = [
+        (train, "config.json", ("pretrain", "steps"), 20),
+        (train, "config.json", ("seed",), 0),
+        (train, "config.json", ("pretrain", "attack", "epsilon"), 0.15),
+        (train, "config.json", ("evaluate", "attacks"), []),
+        (tune, "config.json", ("weights",), "/x/tiny/mae/l2_0.07/seed0/gamma0.5/pretrain"),
+        (scores, "evaluation.json", ("images",), 2),
+        (scores, "evaluation.json", ("weights",), f"/x/{tune.name}/pretrain"),
+    ]
+    for cell, name, keys, value in changes:
+        assert [runner.state(c, tmp_path) for c in cells] == ["done"] * 3
+        path = tmp_path / cell.name / name
+        before = path.read_text()
+        made = json.loads(before)
+        inner = made
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        path.write_text(json.dumps(made))
+        assert runner.state(cell, tmp_path) == "missing", (name, keys)
+        path.write_text(before)
+
+
+def test_scores_of_a_model_trained_in_part_are_not_done(tmp_path: pathlib.Path) -> None:
+    *_, scores = runner.matching(grid.cells("tiny"), "tiny/mae/l2_0.07/seed1/gamma0.65/*")
+    plant(scores, tmp_path, lambda row: 50.0)
+    assert runner.done(scores, tmp_path)
+    path = tmp_path / scores.name / "results.json"
+    first, *rest = json.loads(path.read_text())
+    first["flags"] = [f"{predict.IN_PART}: step 5 of 10"]
+    path.write_text(json.dumps([first, *rest]))
+    assert not runner.done(scores, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["scores", "baseline", "robust", "pretrain", "transfer"])

@@ -226,6 +226,31 @@ def test_weights_that_are_not_there(finished, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+def test_scores_are_of_the_checkpoint_that_is_there(finished, tmp_path):
+    """Trained again, where checkpoints were lost, a model is scored again."""
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "results.json"
+    before = tiny.results(tmp_path / "run")
+    assert {r["weights"].split(",")[0] for r in before} == {"step 6"}
+    path.write_text(json.dumps([{**r, "value": 0.99} for r in before]))
+    pipeline.run(tiny.config(), tmp_path / "run")
+    assert {r["value"] for r in tiny.results(tmp_path / "run")} == {0.99}
+    for stage in ("pretrain", "finetune"):
+        shutil.rmtree(tmp_path / "run" / stage / "checkpoints")
+    pipeline.run(tiny.config(), tmp_path / "run")
+    after = tiny.results(tmp_path / "run")
+    assert [r["value"] for r in after] == [r["value"] for r in before]
+    assert len(after) == len(before)
+
+
+def test_a_run_that_has_begun_needs_its_encoder_no_more(finished, tmp_path):
+    shutil.copytree(finished / "pretrain", tmp_path / "given")
+    config = tiny.config(weights=str(tmp_path / "given"))
+    pipeline.run(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "given")
+    pipeline.run(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("key", ["weights", "init_from"])
 def test_weights_that_are_trained_in_part(key, finished, tmp_path):
     """A run that was stopped: not silently taken for what it will be."""

@@ -440,9 +440,15 @@ def test_a_folder_of_scores_is_of_the_same_weights(tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match="nothing was scored"):
             command(f"--weights={run / 'finetune'}", *line)
-    save(run / "finetune", 10, step=1)
+    run.rename(tmp_path / "moved")  # the same weights, wherever they lie
+    with pytest.raises(UserError, match="nothing was scored"):
+        command(f"--weights={tmp_path / 'moved/finetune'}", *line)
+    save(tmp_path / "moved/finetune", 10, step=1)
     with pytest.raises(UserError, match=r"holds other scores: contents is step 0, .* and step 1, "):
-        command(f"--weights={run / 'finetune'}", *line)
+        command(f"--weights={tmp_path / 'moved/finetune'}", *line)
+    (scores / "evaluation.json").unlink()
+    with pytest.raises(UserError, match="holds scores of nobody knows what"):
+        command(f"--weights={tmp_path / 'moved/finetune'}", *line)
 
 
 def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, monkeypatch):

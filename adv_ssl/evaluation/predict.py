@@ -24,6 +24,7 @@ from adv_ssl.train import stop_if_preempted
 
 PyTree = Any
 LOG_SECONDS = 10.0
+IN_PART = "trained in part"  # how the flag begins of scores of a stage that is not at its end
 _log = logging.getLogger("adv_ssl")
 
 
@@ -49,6 +50,7 @@ def load(folder: pathlib.Path) -> Model:
     """
     if not begun(folder):
         raise UserError(f"{folder}: no checkpoint in it; {stage_meant(folder)}")
+    place = in_part(folder)  # before it is read: it may be trained meanwhile
     with Checkpoints(folder / "checkpoints") as checkpoints:
         params, architecture = checkpoints.params(), checkpoints.architecture()
     if "head" not in params or "fc_norm" not in params["encoder"]:
@@ -56,9 +58,9 @@ def load(folder: pathlib.Path) -> Model:
             f"{folder} holds no classifier, but {', '.join(params)}: score the folder of a stage "
             "that was trained on labels."
         )
-    facts, place = folder / "stage.json", in_part(folder)
+    facts = folder / "stage.json"
     class_names = tuple(read_json(facts, dict, classes=list)["classes"]) if facts.exists() else ()
-    flags = (f"trained in part: {place}",) if place else ()
+    flags = (f"{IN_PART}: {place}",) if place else ()
     return Model(architecture, sharding.replicate(params), class_names, flags)
 
 

@@ -96,7 +96,7 @@ def _work(words: Sequence[str]) -> None:
 def _report(store: pathlib.Path) -> None:
     out, selection, called = command.path(str(_OUT.value)), str(_SELECTION.value), None
     with tempfile.TemporaryDirectory() as folder:
-        if store.is_file() or store.suffix == ".zip":
+        if store.is_file() or (store.suffix == ".zip" and not store.is_dir()):
             archive.unpack(store, pathlib.Path(folder))
             store, called = pathlib.Path(folder), pathlib.Path("STORE")
         if not (store / _SCALE.value).is_dir() and store.is_dir():

@@ -139,6 +139,12 @@ class Cell(NamedTuple):
     needs: str  # the cell that comes before; "": none
     rows: tuple[str, ...] = ()  # of results.json, that an evaluation has to score
 
+    @property
+    def stage(self) -> str:
+        """Whose weights it takes, of the cell it needs: pretrain or finetune; "": it needs none."""
+        weights = (flag.partition("weights={store}/")[2] for flag in self.flags)
+        return next((path.rpartition("/")[2] for path in weights if path), "")
+
     def arguments(self, store: str) -> list[str]:
         """The command line behind ``python``."""
         flags = [flag.replace("{store}", store) for flag in self.flags]

@@ -4,17 +4,22 @@ What is done is read from the files of the runs themselves, so cells that were s
 scheduler or by another runner count as well.
 """
 
+import ast
 import contextlib
 import fnmatch
+import json
 import logging
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from adv_ssl.checkpoint import begun, in_part
 from adv_ssl.errors import UserError
-from adv_ssl.files import held, read_json
+from adv_ssl.evaluation.predict import IN_PART
+from adv_ssl.files import Busy, held, is_held, read_json
 from adv_ssl.paper.grid import Cell
 from adv_ssl.train import Preempted, stop_if_preempted
 
@@ -30,14 +35,18 @@ def state(cell: Cell, store: pathlib.Path) -> str:
     """done, running (on this machine) or missing."""
     if done(cell, store):
         return DONE
-    return RUNNING if _taken(store / cell.name) or _taken(_lock(cell, store)) else MISSING
+    return RUNNING if is_held(store / cell.name) or is_held(_lock(cell, store)) else MISSING
 
 
 def done(cell: Cell, store: pathlib.Path) -> bool:
-    """Whether every score is there that the cell ends with."""
+    """Whether every score is there that the cell ends with, made by its own command."""
     folder = store / cell.name
     try:
         scored = [r for r in read_json(folder / "results.json", list) if r["value"] is not None]
+        if not _made_by(cell, folder):
+            return False
+        if any(IN_PART in flag for r in scored for flag in r.get("flags", ())):
+            return False
         if cell.kind == "robust":
             return any(r["suite"] == "robust" and r["attack"] for r in scored)
         if cell.rows:
@@ -53,15 +62,33 @@ def _lock(cell: Cell, store: pathlib.Path) -> pathlib.Path:
     return store / ".runners" / cell.name.replace("/", "+")
 
 
-def _taken(folder: pathlib.Path) -> bool:
-    """Whether a process of this machine holds the folder. Makes nothing."""
-    if not (folder / ".lock").exists():
-        return False
+def _made_by(cell: Cell, folder: pathlib.Path) -> bool:
+    """Whether what lies in the cell's folder was made with its values, as far as its flags go."""
+    if cell.module == "adv_ssl.evaluate":
+        claim = read_json(folder / "evaluation.json", dict)
+        images = next((f.split("=")[1] for f in cell.flags if f.startswith("--images=")), None)
+        same = str(claim.get("images", images)) == str(images)
+        return same and claim["weights"].endswith(f"{cell.needs}/{cell.stage}")
+    config = read_json(folder / "config.json", dict)
+    values = (f.removeprefix("--config.").split("=", 1) for f in cell.flags if "--config." in f)
+    return all(_equal(_leaf(config, key), text) for key, text in values)
+
+
+def _leaf(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _equal(value: Any, text: str) -> bool:
+    """Whether a leaf is what the text of a flag says; of a path its end, since stores move."""
+    if text.startswith("{store}"):
+        return str(value).endswith(text.removeprefix("{store}"))
     try:
-        with held(folder):
-            return False
-    except UserError:
-        return True
+        return bool(value == json.loads(json.dumps(ast.literal_eval(text))))
+    except (ValueError, SyntaxError):
+        return bool(value == text)
 
 
 def matching(cells: Sequence[Cell], pattern: str) -> list[Cell]:
@@ -108,7 +135,8 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
         elif came.get(cell.needs, DONE) not in (DONE, RAN):
             came[cell.name] = BLOCKED
         else:
-            came[cell.name] = _attempt(cell, store, launch, f"{i + 1} of {len(cells)}")
+            place = f"{i + 1} of {len(cells)}"
+            came[cell.name] = _attempt(cell, store, launch, place, wanted[cell.name])
         _log.info("%s: %s", cell.name, came[cell.name])
     return came
 
@@ -120,40 +148,45 @@ def planned(cells: Sequence[Cell], store: pathlib.Path) -> dict[str, str]:
     return {n: AGAIN if s == DONE and n in wanted else s for n, s in states.items()}
 
 
-def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> set[str]:
-    """The cells that are missing, and those they need whose checkpoints are not there."""
-    wanted: set[str] = set()
-    needed: set[str] = set()
+def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> dict[str, set[str]]:
+    """The cells that are missing, and those without the weights that one of them needs; each with
+    the stages that are needed of it.
+    """
+    wanted: dict[str, set[str]] = {}
+    needed: dict[str, set[str]] = defaultdict(set)
     for cell in reversed(cells):  # each one stands behind the one it needs
-        gone = cell.name in needed and _lacks(store / cell.name)
-        if gone or not done(cell, store):
-            wanted.add(cell.name)
-            needed.add(cell.needs)
+        stages = needed[cell.name]
+        if not done(cell, store) or _lacks(store / cell.name, stages):
+            wanted[cell.name] = stages
+            needed[cell.needs].add(cell.stage)
     return wanted
 
 
-def _lacks(run: pathlib.Path) -> bool:
-    """Whether a training has no checkpoints, as in a store that was unpacked, or not its last."""
-    stages = run / "pretrain", run / "finetune"
-    trained = (run / "config.json").exists()
-    return trained and (not any(map(begun, stages)) or any(map(in_part, stages)))
+def _lacks(run: pathlib.Path, stages: Collection[str]) -> bool:
+    """Whether one of these stages is not there, as in a store that was unpacked, or not whole."""
+    try:
+        return any(not begun(run / stage) or in_part(run / stage) for stage in stages)
+    except UserError:  # a damaged file: the run itself tells of it
+        return True
 
 
-def _attempt(cell: Cell, store: pathlib.Path, launch: Launch, place: str) -> str:
-    """Runs a cell, if it is missing and nobody else is at it."""
+def _attempt(
+    cell: Cell, store: pathlib.Path, launch: Launch, place: str, stages: Collection[str]
+) -> str:
+    """Runs a cell, if it or one of the stages is missing and nobody else is at it."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(_lock(cell, store)))
-        except UserError:
-            if _taken(_lock(cell, store)):
-                return RUNNING
-            raise
-        if done(cell, store) and not _lacks(store / cell.name):
+        except Busy:
+            return RUNNING
+        if done(cell, store) and not _lacks(store / cell.name, stages):
             return DONE
-        if _taken(store / cell.name):
+        if is_held(store / cell.name):
             return RUNNING
         _log.info("cell %s: %s", place, cell.name)
         code = _execute(launch(cell))
+        if code and is_held(store / cell.name):  # another one was quicker
+            return RUNNING
         if code:
             _log.info("%s: exit code %d", cell.name, code)
         elif not done(cell, store):

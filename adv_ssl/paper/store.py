@@ -16,6 +16,8 @@ from adv_ssl.recipes import paper
 # The metric that a row is scored by, where it is not top-1
 METRICS = {"conflict": "shape_top1"}
 TRANSFER = "transfer"  # stage and suite of a fine-tuning on another set
+# What a file of another form raises
+_DAMAGED = (UserError, AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError)
 _SETS = {row[0]: name for name, row in paper.TRANSFER_SETS.items()}
 
 
@@ -58,7 +60,7 @@ def collect(root: pathlib.Path) -> Store:
     for folder in _folders(root):
         try:
             records += _records(folder, root)
-        except (UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        except _DAMAGED as error:
             reason = str(error) if isinstance(error, UserError) else repr(error)
             passed_over.append(f"{folder.relative_to(root)}: {reason}")
     return Store(tuple(records), tuple(passed_over))
@@ -66,7 +68,13 @@ def collect(root: pathlib.Path) -> Store:
 
 def _folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
     """Folders with scores, in order; not those inside of checkpoints, which are many."""
-    for path, inner, files in os.walk(root):
+    seen: set[str] = set()
+    for path, inner, files in os.walk(root, followlinks=True):
+        here = os.path.realpath(path)
+        if here in seen:  # by a link
+            inner.clear()
+            continue
+        seen.add(here)
         inner[:] = sorted(name for name in inner if name not in ("checkpoints", "figures"))
         if "results.json" in files:
             yield pathlib.Path(path)
@@ -99,7 +107,7 @@ def _commit(made: Mapping[str, Any]) -> str:
 def _score(result: Mapping[str, Any], scored: str | None, transferred: bool) -> dict[str, Any]:
     """The part of a record that results.json states; ``scored`` is the stage of an evaluation."""
     attack = result["attack"] or {}
-    low, high = result["ci95"] or (None, None)
+    low, high = map(float, result["ci95"]) if result["ci95"] else (None, None)
     stage, suite, dataset = scored or result["stage"], result["suite"], result["dataset"]
     if transferred:
         stage = TRANSFER
@@ -148,9 +156,11 @@ def _origin(run: pathlib.Path, root: pathlib.Path) -> tuple[dict[str, Any], bool
 
 
 def _run_of(stage: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """The run whose stage is ``stage``: there, or, of a store that was moved, under ``root``."""
-    parts = stage.parts[:-1]
-    for run in (stage.parent, *(root.joinpath(*parts[i:]) for i in range(1, len(parts)))):
+    """The run whose stage is ``stage``: under ``root``, where a store that was moved or copied is
+    now, or else there.
+    """
+    parts = stage.parts[stage.is_absolute() : -1]
+    for run in (*(root.joinpath(*parts[i:]) for i in range(len(parts))), stage.parent):
         if (run / "config.json").exists():
             return run
     raise UserError(f"its weights, {stage}, are of no run that is here.")
