@@ -317,6 +317,7 @@ COMMANDS = {  # what is said -> the command line
     "config.finetune.epochs: steps=2500 comes before it": (
         "--config=configs/transfer_sgd.py:cifar100 --config.finetune.epochs=20"
     ),
+    "config.weights='WEIGHTS': no checkpoint": "--config=configs/transfer_sgd.py:digits,digits",
 }
 
 

@@ -223,9 +223,10 @@ def test_robustness_that_is_kept(tmp_path: pathlib.Path) -> None:
     half = 4.302653 * 2 / np.sqrt(3)  # Student's t of 2 degrees of freedom
     encoder = "rotnet", "l2", 0.25
     assert made.attacked[encoder][0.5] == pytest.approx((53, 53 - half, 53 + half, 3))
-    assert made.gain.keys() == {encoder}
-    assert made.gain[encoder].keys() == {0.5}  # with 0.75 there is no nominal one
-    assert made.gain[encoder][0.5] == pytest.approx((3, 3 - half, 3 + half, 3))
+    for gain in (made.clean_gain, made.attacked_gain):
+        assert gain.keys() == {encoder}
+        assert gain[encoder].keys() == {0.5}  # with 0.75 there is no nominal one
+        assert gain[encoder][0.5] == pytest.approx((3, 3 - half, 3 + half, 3))
     assert made.clean[encoder][0.75] == pytest.approx((53, 52, 54, 1))  # over images
 
 
@@ -236,7 +237,7 @@ def test_robustness_that_is_kept_is_on_the_page(tmp_path: pathlib.Path) -> None:
     text = page.write("tiny", tmp_path / "store", tmp_path / "out").read_text()
     assert "+3.0 (-2.0 to +8.0)" in text.partition('id="Robustness-kept"')[2]
     assert (tmp_path / "out" / "kept.png").exists()
-    rows = [row for row in read(tmp_path / "out/kept.csv") if row["of"] == "gain"]
+    rows = [row for row in read(tmp_path / "out/kept.csv") if row["of"] == "attacked_gain"]
     assert [(row["gamma"], row["value"], row["seeds"]) for row in rows] == [("0.5", "3.0000", "3")]
     assert "Robustness kept" not in page.write("cifar10", tmp_path, tmp_path / "x").read_text()
 

@@ -16,7 +16,7 @@ from adv_ssl.paper import figures
 from adv_ssl.paper.grid import Scale
 from adv_ssl.paper.layouts import GROUPS, MISSING, difference, radius
 from adv_ssl.paper.store import Record
-from adv_ssl.paper.tables import Score, over_seeds
+from adv_ssl.paper.tables import Score, over_seeds, score
 from adv_ssl.recipes import METHODS, THREATS
 
 Encoder = tuple[str, str, float]  # method, threat, epsilon
@@ -30,7 +30,9 @@ class Kept(NamedTuple):
     attack: str  # such as pgd-l2 0.25; "": nothing is scored under attack
     clean: ByDecay
     attacked: ByDecay
-    gain: ByDecay  # attacked, above the nominal encoder of the same method, decay and seed
+    # Above the nominal encoder of the same method, decay and seed: nothing is chosen
+    clean_gain: ByDecay
+    attacked_gain: ByDecay
 
 
 def kept(records: Sequence[Record]) -> Kept:
@@ -40,25 +42,28 @@ def kept(records: Sequence[Record]) -> Kept:
     attack = attacks[0][0] if attacks else ("", -1.0)
     clean = _by_seed([r for r in own if not r.attack])
     attacked = _by_seed([r for r in own if (r.attack, r.radius) == attack])
-    gain: _BySeed = defaultdict(dict)
-    for ((method, threat, epsilon), decay), seeds in attacked.items():
-        nominal = attacked.get(((method, "nominal", 0.0), decay), {})
-        if threat != "nominal":
-            gain[(method, threat, epsilon), decay] = {
-                seed: Score(score.value - nominal[seed].value)
-                for seed, score in seeds.items()
-                if seed in nominal
-            }
     named = f"{attack[0]} {attack[1]:g}" if attacks else ""
-    return Kept(named, *(_over_seeds(scores) for scores in (clean, attacked, gain)))
+    each = (clean, attacked, _gains(clean), _gains(attacked))
+    return Kept(named, *(_over_seeds(scores) for scores in each))
 
 
 def _by_seed(records: Sequence[Record]) -> _BySeed:
     scores: _BySeed = defaultdict(dict)
     for r in records:
-        low, high = (None if end is None else 100 * end for end in (r.low, r.high))
-        scores[r[:3], r.gamma][r.seed] = Score(100 * r.value, low, high)
+        scores[r[:3], r.gamma][r.seed] = score(r)
     return scores
+
+
+def _gains(scores: _BySeed) -> _BySeed:
+    gains: _BySeed = {}
+    for ((method, threat, epsilon), decay), seeds in scores.items():
+        nominal = scores.get(((method, "nominal", 0.0), decay), {})
+        if threat != "nominal":
+            gains[(method, threat, epsilon), decay] = {
+                seed: Score(seeds[seed].value - nominal[seed].value)
+                for seed in seeds.keys() & nominal.keys()
+            }
+    return gains
 
 
 def _over_seeds(scores: _BySeed) -> ByDecay:
@@ -96,23 +101,27 @@ def section(records: Sequence[Record], scale: Scale, out: pathlib.Path) -> Html:
 
 
 def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[str]]:
-    """Of the table: each encoder clean, attacked, and its gain."""
+    """Of the table: each encoder clean and attacked, with its gains."""
     radii = {(m, t): scale.radii[m, t] for m in METHODS for t in THREATS}
     encoders = [(*pair, epsilon) for pair, epsilons in radii.items() for epsilon in epsilons]
     for encoder in (e for e in encoders if e in made.clean):
         method, threat, epsilon = encoder
         size = f" {radius(threat, epsilon)}" if epsilon else ""
         name = f"{TITLES[method]}, {GROUPS[threat]}{size}"
-        told = [("clean", made.clean, _told), ("attacked", made.attacked, _told)]
-        if epsilon:
-            told.append(("gain", made.gain, difference))
-        for what, scores, write in told:
-            yield name, what, *[write(scores.get(encoder, {}).get(g)) for g in scale.gammas]
+        for what, scores, gains in (
+            ("clean", made.clean, made.clean_gain),
+            ("attacked", made.attacked, made.attacked_gain),
+        ):
+            found = scores.get(encoder, {})
+            yield name, what, *[_told(found.get(gamma)) for gamma in scale.gammas]
+            if epsilon:
+                more = gains.get(encoder, {})
+                yield "", "gain", *[difference(more.get(gamma)) for gamma in scale.gammas]
             name = ""
 
 
-def _told(score: Score | None) -> str:
-    return MISSING if score is None else f"{score.value:.1f}"
+def _told(found: Score | None) -> str:
+    return MISSING if found is None else f"{found.value:.1f}"
 
 
 _COLUMNS = ("method", "threat", "epsilon", "gamma", "of", "value", "low", "high", "seeds")
@@ -120,8 +129,8 @@ _COLUMNS = ("method", "threat", "epsilon", "gamma", "of", "value", "low", "high"
 
 def _numbers(made: Kept) -> Iterator[Sequence[object]]:
     """The rows of kept.csv."""
-    for of in ("clean", "attacked", "gain"):
+    for of in Kept._fields[1:]:
         for encoder, decays in getattr(made, of).items():
-            for decay, score in sorted(decays.items()):
-                ends = ["" if end is None else f"{end:.4f}" for end in score[1:3]]
-                yield *encoder, decay, of, f"{score.value:.4f}", *ends, score.seeds
+            for decay, found in sorted(decays.items()):
+                ends = ["" if end is None else f"{end:.4f}" for end in found[1:3]]
+                yield *encoder, decay, of, f"{found.value:.4f}", *ends, found.seeds

@@ -186,7 +186,7 @@ def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ou
     for r in records:
         model = Model(r.method, r.threat, r.epsilon, r.gamma)
         if r.stage == "finetune" and is_row(r, scale):
-            runs[model][r.seed][r.dataset] = _score(r)
+            runs[model][r.seed][r.dataset] = score(r)
         elif r.stage == "finetune" and r.suite == "main" and not r.attack:
             held_out[model].append(r.value)
     choice = _chosen(runs, held_out, scale, selection)
@@ -229,7 +229,8 @@ def is_row(r: Record, scale: Scale) -> bool:
     )
 
 
-def _score(r: Record) -> Score:
+def score(r: Record) -> Score:
+    """In percent, with the interval over images."""
     low, high = (None if end is None else 100 * end for end in (r.low, r.high))
     return Score(100 * r.value, low, high)
 
@@ -277,7 +278,7 @@ def _of_seed(
         for key, model in choice.decays.items()
     }
     line = {
-        r.dataset: _score(r)
+        r.dataset: score(r)
         for r in records
         if (r.method, r.threat, r.stage) == ("supervised", "nominal", "pretrain")
         and is_row(r, scale)
@@ -307,7 +308,7 @@ def _of_seed(
 def _robust(records: Sequence[Record], scale: Scale) -> dict[tuple[float, float], Score]:
     """Figure 5."""
     return {
-        (r.gamma, r.radius): _score(r)
+        (r.gamma, r.radius): score(r)
         for r in records
         if r.suite == "robust" and r.stage == "finetune" and r[:3] == scale.robust
     }
@@ -323,7 +324,7 @@ def search(records: Sequence[Record], scale: Scale) -> str:
 def _transfers(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Score]:
     """Table 1, with the averages of the columns that are whole."""
     table = {
-        (r.dataset, r.optimizer, r.method, r.threat): _score(r)
+        (r.dataset, r.optimizer, r.method, r.threat): score(r)
         for r in records
         if r.suite == TRANSFER
         and not r.attack
