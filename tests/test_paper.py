@@ -202,11 +202,13 @@ def test_gains_by_length_are_on_the_page(tmp_path: pathlib.Path) -> None:
 
 
 def robust(folder: pathlib.Path) -> None:
-    """Nominal RotNet has 50 % clean and attacked; attacked by L2, 51, 53 and 55 by its seed."""
+    """Nominal RotNet has 50 % clean and attacked; attacked by L2, 51, 53 and 55 by its seed, with a
+    decay of 0.75 two less.
+    """
 
     def value(cell: Cell) -> Any:
-        seed = int(cell.name.split("seed")[1][0])
-        return lambda row: 50.0 + ("l2_0.25" in cell.name) * (1 + 2 * seed)
+        seed, more = int(cell.name.split("seed")[1][0]), "gamma0.75" in cell.name
+        return lambda row: 50.0 + ("l2_0.25" in cell.name) * (1 + 2 * seed - 2 * more)
 
     for run in ("nominal/seed*/gamma0.5", "l2_0.25/seed*/gamma0.5", "l2_0.25/seed1/gamma0.75"):
         some("tiny", folder, f"tiny/rotnet/{run}", value)
@@ -218,16 +220,19 @@ def robust(folder: pathlib.Path) -> None:
 
 def test_robustness_that_is_kept(tmp_path: pathlib.Path) -> None:
     robust(tmp_path)
-    made = kept.kept(store.collect(tmp_path / "tiny").records)
+    made = kept.kept(store.collect(tmp_path / "tiny").records, (0.5, 0.75))
     assert made.attack == "pgd-l2 0.25"
     half = 4.302653 * 2 / np.sqrt(3)  # Student's t of 2 degrees of freedom
     encoder = "rotnet", "l2", 0.25
-    assert made.attacked[encoder][0.5] == pytest.approx((53, 53 - half, 53 + half, 3))
-    for gain in (made.clean_gain, made.attacked_gain):
-        assert gain.keys() == {encoder}
-        assert gain[encoder].keys() == {0.5}  # with 0.75 there is no nominal one
-        assert gain[encoder][0.5] == pytest.approx((3, 3 - half, 3 + half, 3))
-    assert made.clean[encoder][0.75] == pytest.approx((53, 52, 54, 1))  # over images
+    assert made.of["attacked"][encoder][0.5] == pytest.approx((53, 53 - half, 53 + half, 3))
+    for gain in ("clean_gain", "attacked_gain"):
+        assert made.of[gain].keys() == {encoder}
+        assert made.of[gain][encoder].keys() == {0.5}  # with 0.75 there is no nominal one
+        assert made.of[gain][encoder][0.5] == pytest.approx((3, 3 - half, 3 + half, 3))
+    assert made.of["clean"][encoder][0.75] == pytest.approx((51, 50, 52, 1))  # over images
+    assert made.ends["attacked"].keys() == {encoder}
+    assert made.ends["attacked"][encoder][:2] == (pytest.approx(2), None)  # of seed 1
+    assert made.ends["attacked_gain"] == {}
 
 
 def test_robustness_that_is_kept_is_on_the_page(tmp_path: pathlib.Path) -> None:
@@ -239,6 +244,8 @@ def test_robustness_that_is_kept_is_on_the_page(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "out" / "kept.png").exists()
     rows = [row for row in read(tmp_path / "out/kept.csv") if row["of"] == "attacked_gain"]
     assert [(row["gamma"], row["value"], row["seeds"]) for row in rows] == [("0.5", "3.0000", "3")]
+    ends = [row for row in read(tmp_path / "out/kept.csv") if row["gamma"] == "ends"]
+    assert ends == []  # nothing has the scale's largest decay
     assert "Robustness kept" not in page.write("cifar10", tmp_path, tmp_path / "x").read_text()
 
 

@@ -6,7 +6,7 @@ scores that its run makes of itself, clean and attacked, on what is held out of 
 
 import pathlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from adv_ssl.files import write_csv
@@ -25,26 +25,33 @@ _BySeed = dict[tuple[Encoder, float], dict[int, Score]]
 
 
 class Kept(NamedTuple):
-    """Percent over the seeds, by encoder and by the layer-wise decay of fine-tuning."""
+    """Percent over the seeds: ``clean``, ``attacked``, and what both are above the nominal encoder
+    of the same method, decay and seed, ``clean_gain``, ``attacked_gain``. Nothing is chosen.
+    """
 
     attack: str  # such as pgd-l2 0.25; "": nothing is scored under attack
-    clean: ByDecay
-    attacked: ByDecay
-    # Above the nominal encoder of the same method, decay and seed: nothing is chosen
-    clean_gain: ByDecay
-    attacked_gain: ByDecay
+    of: Mapping[str, ByDecay]
+    ends: Mapping[str, Mapping[Encoder, Score]]  # at the smallest decay minus at the largest
 
 
-def kept(records: Sequence[Record]) -> Kept:
-    """Of what runs scored of themselves, under the attack that most of them have."""
+def kept(records: Sequence[Record], decays: Sequence[float]) -> Kept:
+    """Of what runs scored of themselves, under the attack that most of them have; ``decays`` of the
+    scale, going up.
+    """
     own = [r for r in records if r.suite == "main" and r.stage == "finetune"]
     attacks = Counter((r.attack, r.radius) for r in own if r.attack).most_common(1)
     attack = attacks[0][0] if attacks else ("", -1.0)
-    clean = _by_seed([r for r in own if not r.attack])
-    attacked = _by_seed([r for r in own if (r.attack, r.radius) == attack])
     named = f"{attack[0]} {attack[1]:g}" if attacks else ""
-    each = (clean, attacked, _gains(clean), _gains(attacked))
-    return Kept(named, *(_over_seeds(scores) for scores in each))
+    each = {
+        "clean": _by_seed([r for r in own if not r.attack]),
+        "attacked": _by_seed([r for r in own if (r.attack, r.radius) == attack]),
+    }
+    each |= {f"{of}_gain": _gains(scores) for of, scores in each.items()}
+    return Kept(
+        named,
+        {of: _over_seeds(scores) for of, scores in each.items()},
+        {of: _ends(scores, decays[0], decays[-1]) for of, scores in each.items()},
+    )
 
 
 def _by_seed(records: Sequence[Record]) -> _BySeed:
@@ -74,23 +81,35 @@ def _over_seeds(scores: _BySeed) -> ByDecay:
     return found
 
 
+def _ends(scores: _BySeed, first: float, last: float) -> dict[Encoder, Score]:
+    """Over the seeds that have both decays."""
+    found: dict[Encoder, Score] = {}
+    for encoder in {encoder for encoder, _ in scores}:
+        ours, theirs = (scores.get((encoder, decay), {}) for decay in (first, last))
+        if both := ours.keys() & theirs.keys():
+            found[encoder] = over_seeds([Score(ours[s].value - theirs[s].value) for s in both])
+    return found
+
+
 def section(records: Sequence[Record], scale: Scale, out: pathlib.Path) -> Html:
     """The curves of each method's first radii, and all the numbers."""
-    made = kept(records)
+    made = kept(records, scale.gammas)
     if not made.attack:
         return tag("p", "no numbers: nothing is scored under attack yet", class_="missing")
     rows = {
         title: {(m, t): scores[m, t, e[0]] for (m, t), e in scale.radii.items()
                 if (m, t, e[0]) in scores}
-        for title, scores in (("clean", made.clean), (made.attack, made.attacked))
+        for title, scores in (("clean", made.of["clean"]), (made.attack, made.of["attacked"]))
     }  # fmt: skip
     drawn = figures.by_decay(rows, scale.gammas)
     picture = image(out, "kept", drawn, "clean and robust accuracy by layer-wise decay")
     lines = list(_lines(made, scale))
     write_csv(out / "kept.csv", _COLUMNS, _numbers(made))
-    heads = ("pre-training", "top-1 %", *[f"decay {gamma:g}" for gamma in scale.gammas])
+    decays = [f"{gamma:g}" for gamma in scale.gammas]
+    heads = ("pre-training", "top-1 %", *decays, f"{decays[0]} minus {decays[-1]}")
     note = (
-        f"Top-1 of fine-tuned models on held-out images, clean and under {made.attack}. Not in the "
+        f"Top-1 of fine-tuned models on held-out images, clean and under {made.attack}, by the "
+        "layer-wise decay of fine-tuning. Not in the "
         "paper, whose Figure 5 follows one model. The curves are of each method's first radii. "
         "Gain is what the attacked encoder has above the nominal one of the same seed and decay. "
         "95% intervals: over seeds if there are two or more, else over images. "
@@ -104,20 +123,23 @@ def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[str]]:
     """Of the table: each encoder clean and attacked, with its gains."""
     radii = {(m, t): scale.radii[m, t] for m in METHODS for t in THREATS}
     encoders = [(*pair, epsilon) for pair, epsilons in radii.items() for epsilon in epsilons]
-    for encoder in (e for e in encoders if e in made.clean):
+    for encoder in (e for e in encoders if e in made.of["clean"]):
         method, threat, epsilon = encoder
         size = f" {radius(threat, epsilon)}" if epsilon else ""
         name = f"{TITLES[method]}, {GROUPS[threat]}{size}"
-        for what, scores, gains in (
-            ("clean", made.clean, made.clean_gain),
-            ("attacked", made.attacked, made.attacked_gain),
-        ):
-            found = scores.get(encoder, {})
-            yield name, what, *[_told(found.get(gamma)) for gamma in scale.gammas]
+        for of in ("clean", "attacked"):
+            yield name, of, *_cells(made, of, encoder, scale, _told)
             if epsilon:
-                more = gains.get(encoder, {})
-                yield "", "gain", *[difference(more.get(gamma)) for gamma in scale.gammas]
+                yield "", "gain", *_cells(made, f"{of}_gain", encoder, scale, difference)
             name = ""
+
+
+def _cells(
+    made: Kept, of: str, encoder: Encoder, scale: Scale, told: Callable[[Score | None], str]
+) -> list[str]:
+    found = made.of[of].get(encoder, {})
+    ends = made.ends[of].get(encoder)
+    return [*[told(found.get(gamma)) for gamma in scale.gammas], difference(ends)]
 
 
 def _told(found: Score | None) -> str:
@@ -128,9 +150,12 @@ _COLUMNS = ("method", "threat", "epsilon", "gamma", "of", "value", "low", "high"
 
 
 def _numbers(made: Kept) -> Iterator[Sequence[object]]:
-    """The rows of kept.csv."""
-    for of in Kept._fields[1:]:
-        for encoder, decays in getattr(made, of).items():
-            for decay, found in sorted(decays.items()):
+    """The rows of kept.csv; gamma "ends": the smallest decay minus the largest."""
+    for of, encoders in made.of.items():
+        for encoder, decays in encoders.items():
+            rows: dict[object, Score] = {**dict(sorted(decays.items()))}
+            if encoder in made.ends[of]:
+                rows["ends"] = made.ends[of][encoder]
+            for decay, found in rows.items():
                 ends = ["" if end is None else f"{end:.4f}" for end in found[1:3]]
                 yield *encoder, decay, of, f"{found.value:.4f}", *ends, found.seeds
