@@ -356,14 +356,14 @@ def test_tfds_folder_from_the_environment(prepared: pathlib.Path, monkeypatch: p
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
     assert len(load("tiny", "test", "").records) == 4
     monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
-    with pytest.raises(UserError, match=r"'tiny' .* is not prepared in /nowhere"):
+    with pytest.raises(UserError, match=r"'tiny' is not prepared in /nowhere"):
         load("tiny", "test", "")
 
 
 @pytest.mark.parametrize("name", ["cifar10:3.0.2", "no_such_set", "tiny:2.0.0", "not a name"])
 def test_tfds_set_that_is_not_prepared(prepared: pathlib.Path, name: str):
     command = f"tfds build {name} --file_format=array_record --data_dir={prepared}"
-    with pytest.raises(UserError, match=f"not prepared in {prepared}; .*: {command}"):
+    with pytest.raises(UserError, match=f"not prepared in {prepared} .*: {command}$"):
         load(name, "train", str(prepared))
 
 

@@ -258,8 +258,8 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
                 f"data set {name!r}: that is a folder; did you mean folder:{name}?"
             ) from None
         raise NotPrepared(
-            f"data set {name!r} is not prepared in {folder}: see `python -m adv_ssl.data`, or "
-            f"{command}; digits and folder:/path need no preparing"
+            f"data set {name!r} is not prepared in {folder} (digits and folder:/path need none of "
+            f"that): see `python -m adv_ssl.data`, or {command}"
         ) from None
     except Exception as error:  # damaged metadata, or a place that cannot be read from here
         reason = " ".join(str(error).split())[:200]
