@@ -240,7 +240,7 @@ def test_robustness_that_is_kept_is_on_the_page(tmp_path: pathlib.Path) -> None:
     assert "nothing is scored under attack yet" in empty
     robust(tmp_path / "store")
     text = page.write("tiny", tmp_path / "store", tmp_path / "out").read_text()
-    assert "+3.0 (-2.0 to +8.0)" in text.partition('id="Robustness-kept"')[2]
+    assert "+3.0<br><small>(-2.0 to +8.0)" in text.partition('id="Robustness-kept"')[2]
     assert (tmp_path / "out" / "kept.png").exists()
     rows = [row for row in read(tmp_path / "out/kept.csv") if row["of"] == "attacked_gain"]
     assert [(row["gamma"], row["value"], row["seeds"]) for row in rows] == [("0.5", "3.0000", "3")]

@@ -119,7 +119,7 @@ def section(records: Sequence[Record], scale: Scale, out: pathlib.Path) -> Html:
     return join(tag("figure", picture, class_="stacked"), numbers, tag("p", note, class_="note"))
 
 
-def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[str]]:
+def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[Html | str]]:
     """Of the table: each encoder clean and attacked, with its gains."""
     radii = {(m, t): scale.radii[m, t] for m in METHODS for t in THREATS}
     encoders = [(*pair, epsilon) for pair, epsilons in radii.items() for epsilon in epsilons]
@@ -130,20 +130,26 @@ def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[str]]:
         for of in ("clean", "attacked"):
             yield name, of, *_cells(made, of, encoder, scale, _told)
             if epsilon:
-                yield "", "gain", *_cells(made, f"{of}_gain", encoder, scale, difference)
+                yield "", "gain", *_cells(made, f"{of}_gain", encoder, scale, _gain)
             name = ""
 
 
 def _cells(
-    made: Kept, of: str, encoder: Encoder, scale: Scale, told: Callable[[Score | None], str]
-) -> list[str]:
+    made: Kept, of: str, encoder: Encoder, scale: Scale, told: Callable[[Score | None], Html]
+) -> list[Html]:
     found = made.of[of].get(encoder, {})
     ends = made.ends[of].get(encoder)
-    return [*[told(found.get(gamma)) for gamma in scale.gammas], difference(ends)]
+    return [*[told(found.get(gamma)) for gamma in scale.gammas], _gain(ends)]
 
 
-def _told(found: Score | None) -> str:
-    return MISSING if found is None else f"{found.value:.1f}"
+def _told(found: Score | None) -> Html:
+    return tag("span", MISSING if found is None else f"{found.value:.1f}")
+
+
+def _gain(found: Score | None) -> Html:
+    """The interval below it: beside it the table would be too wide."""
+    value, _, ends = difference(found).partition(" ")
+    return tag("span", value, tag("br"), tag("small", ends))
 
 
 _COLUMNS = ("method", "threat", "epsilon", "gamma", "of", "value", "low", "high", "seeds")
