@@ -25,6 +25,7 @@ from adv_ssl.optim import name_of
 
 PyTree = Any
 POSITIONS = "encoder/pos_embed"
+_PATTERN = re.compile(r"\[.*\]|\\")  # of a path, that orbax takes for one: it finds nothing
 _log = logging.getLogger("adv_ssl")
 
 
@@ -51,9 +52,7 @@ class Checkpoints:
         architecture: Architecture | None = None,
         averaged: bool = False,
     ):
-        if re.search(
-            r"\[.*\]|\\", str(folder.absolute())
-        ):  # to orbax a pattern, that finds nothing
+        if _PATTERN.search(str(folder.absolute())):
             raise UserError(
                 f"{folder}: no checkpoints below a name with [ ] or \\ in it: rename it."
             )

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import logging
 import os
-import pathlib
 import select
 import sys
 import traceback
@@ -64,18 +63,6 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(list(argv))
     except flags.Error as error:
         leave(str(error))
-
-
-def path(given: str) -> pathlib.Path:
-    """What an option or a word names; shells leave a ~ behind ``=`` to us.
-
-    Raises:
-      UserError: it is ~NAME, and nobody has that name.
-    """
-    try:
-        return pathlib.Path(given).expanduser()
-    except RuntimeError:
-        raise UserError(f"{given}: there is no such user: name another place.") from None
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from adv_ssl.config import LARGEST_LINF
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import page, predict, robust, runner
 from adv_ssl.evaluation.suites import SUITES
-from adv_ssl.files import held, read_json, sha256, write_json
+from adv_ssl.files import held, named, read_json, sha256, write_json
 from adv_ssl.weights.transfer import import_weights
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
@@ -70,8 +70,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _work(_: Sequence[str]) -> None:
-    weights, workdir = command.path(str(_WEIGHTS.value)), command.path(str(_WORKDIR.value))
-    kept = command.path(_CORRUPTED.value) if _CORRUPTED.value else None
+    weights, workdir = named(str(_WEIGHTS.value)), named(str(_WORKDIR.value))
+    kept = named(_CORRUPTED.value) if _CORRUPTED.value else None
     options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value, kept)
     curve = _curve()
     if not weights.exists():
@@ -79,7 +79,7 @@ def _work(_: Sequence[str]) -> None:
     with held(workdir):
         claim = _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir, claim["contents"]))
-        if _contents(weights) != claim["contents"]:
+        if weights.is_dir() and checkpoint.contents(weights) != claim["contents"]:
             raise UserError(f"--weights={weights} is being trained on: score it when it is done.")
         if _SUITE.value == "robust":
             curve.check(model.architecture.image_size)
@@ -167,7 +167,13 @@ def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathl
     imported = workdir / f"weights-{contents[:12]}"  # another file's may lie there
     if not checkpoint.begun(imported):
         import_weights(weights, imported)
-    report = read_json(imported / "import.json", dict, parameters=list)
+    if (imported / "import.json").exists():  # else the import was killed before its end
+        _check_classifier(weights, read_json(imported / "import.json", dict, parameters=list))
+    return imported
+
+
+def _check_classifier(weights: pathlib.Path, report: dict[str, Any]) -> None:
+    """UserError where none came of a foreign file."""
     if report["classes"] is None:
         heads = [row for row in report["parameters"] if "head" in row["source"] and row["how"]]
         raise UserError(
@@ -176,7 +182,6 @@ def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathl
             + f"; its encoder can be fine-tuned: `python -m adv_ssl.weights import {weights} "
             "--workdir=W`, then --config.weights=W."
         )
-    return imported
 
 
 if __name__ == "__main__":

@@ -20,6 +20,18 @@ from adv_ssl.errors import UserError
 _log = logging.getLogger("adv_ssl")
 
 
+def named(given: str) -> pathlib.Path:
+    """What an option, a key or a word names; shells leave a ~ behind ``=`` to us.
+
+    Raises:
+      UserError: it is ~NAME, and nobody has that name.
+    """
+    try:
+        return pathlib.Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(f"{given}: there is no such user: name another place.") from None
+
+
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes beside ``path``, then moves there: a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import scores
-from adv_ssl.files import held, read_json, write_json
+from adv_ssl.files import held, named, read_json, write_json
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import PyTree
 from adv_ssl.tasks.supervised import Supervised
@@ -41,7 +41,7 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
       train.Preempted: after SIGTERM, with everything saved.
     """
     plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
-    config, workdir = parse(plain), pathlib.Path(workdir).expanduser()
+    config, workdir = parse(plain), named(str(workdir))
     stages = config.stages
 
     with contextlib.ExitStack() as kept:
@@ -76,7 +76,7 @@ def _train(
 ) -> None:
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
     start = config.weights or config.init_from
-    encoder = pathlib.Path(start).expanduser() if start else None
+    encoder = named(start) if start else None
     for i, (name, options) in enumerate(stages.items()):
         source = sets[name]
         later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
@@ -143,7 +143,7 @@ def _check_weights(config: Config, key: str) -> None:
     given = getattr(config, key)
     if not given:
         return
-    folder = pathlib.Path(given).expanduser()
+    folder = named(given)
     if not checkpoint.begun(folder):
         hint = checkpoint.stage_meant(folder, "pretrain")
         if folder.is_file():

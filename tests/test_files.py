@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from adv_ssl import command, errors, files, metrics, provenance
+from adv_ssl import errors, files, metrics, provenance
 from adv_ssl.errors import UserError
 from adv_ssl.files import read_json, write_json
 
@@ -82,7 +82,7 @@ def test_a_full_disk_is_no_full_memory():
 
 def test_nobodys_home_is_one_line():
     with pytest.raises(UserError, match="~nosuchuser/x: there is no such user"):
-        command.path("~nosuchuser/x")
+        files.named("~nosuchuser/x")
 
 
 def test_a_record_of_the_starts_that_is_none(tmp_path):

@@ -13,6 +13,7 @@ from absl import logging
 from PIL import Image, ImageOps
 
 from adv_ssl.errors import UserError
+from adv_ssl.files import named
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Folders of images taken for a split, in any case, and the split they are
@@ -42,7 +43,7 @@ def scan(name: str) -> Folder:
       UserError: no such folder, no images, a class without images, or something in it cannot be
         listed.
     """
-    root = pathlib.Path(name.removeprefix("folder:")).expanduser()
+    root = named(name.removeprefix("folder:"))
     if not root.is_dir():
         raise UserError(f"{name}: there is no folder {root}; give the path of a folder of images.")
     try:

@@ -7,7 +7,6 @@ understand TFDS's split slices: ``train[:10%]``, ``train[10%:]``, ``train[:5000]
 import dataclasses
 import logging
 import os
-import pathlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from tensorflow_datasets.core import read_only_builder
 
 from adv_ssl.data import folders
 from adv_ssl.errors import UserError
+from adv_ssl.files import named
 
 UNLABELLED = -1
 KEPT_BYTES = 2**29  # of decoded images, of one split
@@ -253,7 +253,7 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
         # Files alone: neither code of the set nor the network, whatever its name
         builder = read_only_builder.builder_from_files(exact, data_dir=folder)
     except ValueError:  # not found, or not a name
-        if pathlib.Path(name).expanduser().is_dir():
+        if named(name).is_dir():
             raise UserError(
                 f"data set {name!r}: that is a folder; did you mean folder:{name}?"
             ) from None

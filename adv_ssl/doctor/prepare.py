@@ -1,6 +1,5 @@
 """Prepares a data set of TFDS as array_record."""
 
-import errno
 import logging
 import pathlib
 import re
@@ -12,7 +11,7 @@ import tensorflow_datasets as tfds
 from adv_ssl.data import sources
 from adv_ssl.doctor import check
 from adv_ssl.doctor.sets import Set
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, disk_full
 from adv_ssl.train import Preempted
 
 _log = logging.getLogger("adv_ssl")
@@ -84,7 +83,7 @@ def _prepare(name: str, data_dir: str) -> None:
     except KeyboardInterrupt:
         raise Preempted from None
     except Exception as error:  # of TFDS and of the network's libraries: almost anything
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if disk_full(error):
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(

@@ -21,7 +21,7 @@ from adv_ssl.evaluation.corrupted import corrupted
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import wilson
 from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, builder, top1
-from adv_ssl.files import read_json, write_arrays, write_json
+from adv_ssl.files import named, read_json, write_arrays, write_json
 
 Record = dict[str, Any]
 _CLASSES = {"imagenet": 1000, "cifar10": 10}  # of the suites whose sets all have the same
@@ -220,7 +220,7 @@ def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
 def _place(dataset: str) -> str:
     """The name of a set, however its folder is written."""
     name, _, path = dataset.partition(":")
-    return str(pathlib.Path(path).expanduser().resolve()) if name == "folder" else dataset
+    return str(named(path).resolve()) if name == "folder" else dataset
 
 
 def _resize(row: Row, model: Model) -> int:

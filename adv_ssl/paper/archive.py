@@ -27,10 +27,10 @@ def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
     Raises:
       UserError: none is done.
     """
-    done: dict[str, Cell] = {}
+    done: list[str] = []
     for cell in cells:  # a score is of the run that it needs: not without it
         if runner.done(cell, store) and (not cell.needs or cell.needs in done):
-            done[cell.name] = cell
+            done.append(cell.name)
     if not done:
         raise UserError(f"{store} has no cell of this --scale that is done: nothing to pack.")
     content = io.BytesIO()

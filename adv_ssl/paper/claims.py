@@ -83,12 +83,12 @@ def _mae_near_byol_far(e: Exhibits) -> Finding:
 
 def _rotnet_rivals_mae(e: Exhibits) -> Finding:
     """(C03, C07)"""
-    gain = _best(e, "rotnet") - e.mean("mae", "nominal")
-    text = f"{gain:+.2f}; of adversarial MAE {_best(e, 'rotnet') - _best(e, 'mae'):+.2f}"
+    best = _best(e, "rotnet")
+    gain = best - e.mean("mae", "nominal")
+    text = f"{gain:+.2f}; of adversarial MAE {best - _best(e, 'mae'):+.2f}"
     if "conflict" in e.variants:
-        best, mae = (e.mean(m, t, ["conflict"]) for m, t in
-                     (("rotnet", e.leading["rotnet"]), ("mae", "nominal")))  # fmt: skip
-        text += f"; without conflict {best - mae:+.2f}"
+        rest = e.mean("rotnet", e.leading["rotnet"], ["conflict"])
+        text += f"; without conflict {rest - e.mean('mae', 'nominal', ['conflict']):+.2f}"
     return Finding([gain], None, text)
 
 

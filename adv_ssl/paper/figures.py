@@ -97,6 +97,14 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(labelsize=8, length=0, colors=INK)
 
 
+def _spaced(axes: Axes, title: str, places: Sequence[str]) -> None:
+    """Its places at equal distances."""
+    axes.set_xticks(range(len(places)), places)
+    axes.set_xlim(-0.4, len(places) - 0.6)
+    axes.set_title(title, loc="left", fontsize=8, color=INK)
+    _plain(axes)
+
+
 def _curve(axes: Axes, points: Sequence[tuple[int, Score]], i: int, label: str) -> None:
     """Markers with intervals; lines between neighbours, dotted over radii without a number."""
     x = [place + 0.06 * (i - 1.5) for place, _ in points]  # beside the other curves'
@@ -135,10 +143,7 @@ def gains_by_length(
             if found := gains.get((variant, method)):
                 points = [(place, found[n]) for place, n in enumerate(lengths) if n in found]
                 _curve(axes, points, i, TITLES[method])
-        axes.set_xticks(range(len(lengths)), [f"{TIMES}{n}" for n in lengths])
-        axes.set_xlim(-0.4, len(lengths) - 0.6)
-        axes.set_title(f"{title}: attacked minus nominal", loc="left", fontsize=8, color=INK)
-        _plain(axes)
+        _spaced(axes, f"{title}: attacked minus nominal", [f"{TIMES}{n}" for n in lengths])
     _legend(figure, panels[0])
     return figure
 
@@ -164,10 +169,7 @@ def by_decay(
                 found = scores.get((method, threat), {})
                 points = [(place, found[d]) for place, d in enumerate(decays) if d in found]
                 _curve(axes, points, i, f"pre-training: {label}")
-            axes.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
-            axes.set_xlim(-0.4, len(decays) - 0.6)
-            axes.set_title(f"{TITLES[method]}: {title}", loc="left", fontsize=8, color=INK)
-            _plain(axes)
+            _spaced(axes, f"{TITLES[method]}: {title}", [f"{decay:g}" for decay in decays])
     for axes in panels[-1]:
         axes.set_xlabel("layer-wise decay", fontsize=8, color=INK)
     _legend(figure, panels[0][0])

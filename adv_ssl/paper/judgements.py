@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from adv_ssl.files import write_csv
 from adv_ssl.markup import Html, join, table, tag
 from adv_ssl.paper.claims import Claim, claims
-from adv_ssl.paper.layouts import signed
+from adv_ssl.paper.layouts import digits, signed
 from adv_ssl.paper.tables import Exhibits, Ours
 from adv_ssl.paper.verdicts import Verdict, judge, judge_ours
 
@@ -29,7 +29,7 @@ def section(judged: Judged, comparable: bool, out: pathlib.Path) -> Html:
         rows.append((name, claim.text, *judgements, stated, number, difference))
         lines.append(
             (claim.id, claim.where, claim.text, claim.stated, *_plain(theirs), *_plain(ours),
-             *map(_digits, (ours.margin, ours.low, ours.high)), ours.seeds, difference)
+             *map(digits, (ours.margin, ours.low, ours.high)), ours.seeds, difference)
         )  # fmt: skip
     write_csv(out / "claims.csv", _COLUMNS, lines)
     note = (
@@ -55,7 +55,7 @@ _COLUMNS = (
 
 
 def _plain(verdict: Verdict) -> tuple[str, str, str]:
-    return verdict.verdict, verdict.detail, _digits(verdict.number)
+    return verdict.verdict, verdict.detail, digits(verdict.number)
 
 
 def _judgement(verdict: Verdict) -> Html:
@@ -75,7 +75,3 @@ def _claimed(claim: Claim, ours: Verdict, comparable: bool) -> tuple[Html | str,
     if comparable and ours.number is not None and claim.stated is not None:
         difference = signed(ours.number - claim.stated, 2)
     return tag("span", *number), difference
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -14,7 +14,7 @@ from adv_ssl.markup import Html, image, join, table, tag
 from adv_ssl.names import METHODS as TITLES
 from adv_ssl.paper import figures
 from adv_ssl.paper.grid import Scale
-from adv_ssl.paper.layouts import GROUPS, MISSING, difference, radius
+from adv_ssl.paper.layouts import GROUPS, MISSING, difference, digits, radius
 from adv_ssl.paper.store import Record
 from adv_ssl.paper.tables import Score, over_seeds, score
 from adv_ssl.recipes import METHODS, THREATS
@@ -103,19 +103,18 @@ def section(records: Sequence[Record], scale: Scale, out: pathlib.Path) -> Html:
     }  # fmt: skip
     drawn = figures.by_decay(rows, scale.gammas)
     picture = image(out, "kept", drawn, "clean and robust accuracy by layer-wise decay")
-    lines = list(_lines(made, scale))
     write_csv(out / "kept.csv", _COLUMNS, _numbers(made))
     decays = [f"{gamma:g}" for gamma in scale.gammas]
     heads = ("pre-training", "top-1 %", *decays, f"{decays[0]} minus {decays[-1]}")
     note = (
         f"Top-1 of fine-tuned models on held-out images, clean and under {made.attack}, by the "
-        "layer-wise decay of fine-tuning. Not in the "
-        "paper, whose Figure 5 follows one model. The curves are of each method's first radii. "
+        "layer-wise decay of fine-tuning. Not in the paper, whose Figure 5 follows one model. The "
+        "curves are of each method's first radii. "
         "Gain is what the attacked encoder has above the nominal one of the same seed and decay. "
         "95% intervals: over seeds if there are two or more, else over images. "
         "kept.csv has the same numbers."
     )
-    numbers = table(heads, lines, range(2, len(heads)))
+    numbers = table(heads, list(_lines(made, scale)), range(2, len(heads)))
     return join(tag("figure", picture, class_="stacked"), numbers, tag("p", note, class_="note"))
 
 
@@ -163,5 +162,4 @@ def _numbers(made: Kept) -> Iterator[Sequence[object]]:
             if encoder in made.ends[of]:
                 rows["ends"] = made.ends[of][encoder]
             for decay, found in rows.items():
-                ends = ["" if end is None else f"{end:.4f}" for end in found[1:3]]
-                yield *encoder, decay, of, f"{found.value:.4f}", *ends, found.seeds
+                yield *encoder, decay, of, *map(digits, found[:3]), found.seeds

@@ -109,6 +109,11 @@ def signed(value: float, places: int) -> str:
     return f"{round(value, places) + 0.0:+.{places}f}"
 
 
+def digits(value: float | None) -> str:
+    """For a CSV file."""
+    return "" if value is None else f"{value:.4f}"
+
+
 def difference(score: Score | None) -> str:
     """With the ends of its interval, if it has one, all with their signs."""
     if score is None:

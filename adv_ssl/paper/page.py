@@ -27,6 +27,7 @@ from adv_ssl.paper.layouts import (
     TITLES,
     Key,
     Layout,
+    digits,
     layouts,
     radius,
     signed,
@@ -95,8 +96,8 @@ def write(
     if options.held_out:
         sections["Robustness kept"] = kept.section(counted, options, out)
     if scale in grid.LONGER:
-        longer = {name: collect(folder / name) for name in grid.LONGER[scale]}
-        records = {name: _of_cells(of, name) for name, of in ({scale: store} | longer).items()}
+        longer = {name: _of_cells(collect(folder / name), name) for name in grid.LONGER[scale]}
+        records = {scale: counted} | longer
         sections["Length"] = lengths.section(scale, records, study.folder, out)
     sections["Missing"] = _missing(missing, study)
     sections["Scores"] = _records(store, len(counted), out)
@@ -250,10 +251,10 @@ def _numbers(layout: Layout, study: Study) -> Iterable[Sequence[object]]:
             theirs, ours = _pair(layout, key, study)
             yield (
                 *key,
-                _digits(theirs and theirs.value),
-                *([_digits(end) for end in ours[:3]] if ours else [""] * 3),
+                digits(theirs and theirs.value),
+                *([digits(end) for end in ours[:3]] if ours else [""] * 3),
                 ours.seeds if ours else "",
-                _digits(ours.value - theirs.value) if ours and theirs else "",
+                digits(ours.value - theirs.value) if ours and theirs else "",
                 "" if ours else _command(layout, key, study),
             )
 
@@ -262,10 +263,6 @@ def _pair(layout: Layout, key: Key, study: Study) -> tuple[Score | None, Score |
     """A number of the paper, where it is one of the same thing, and ours."""
     theirs = getattr(study.theirs, layout.name).get(key) if study.comparable else None
     return theirs, getattr(study.ours.whole, layout.name).get(key)
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def _command(layout: Layout, key: Key, study: Study) -> str:

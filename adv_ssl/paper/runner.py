@@ -70,7 +70,8 @@ def _made_by(cell: Cell, folder: pathlib.Path) -> bool:
         same = str(claim.get("images", images)) == str(images)
         return same and claim["weights"].endswith(f"{cell.needs}/{cell.stage}")
     config = read_json(folder / "config.json", dict)
-    values = (f.removeprefix("--config.").split("=", 1) for f in cell.flags if "--config." in f)
+    flags = [flag for flag in cell.flags if flag.startswith("--config.")]
+    values = (flag.removeprefix("--config.").split("=", 1) for flag in flags)
     return all(_equal(_leaf(config, key), text) for key, text in values)
 
 
@@ -144,8 +145,11 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
 def planned(cells: Sequence[Cell], store: pathlib.Path) -> dict[str, str]:
     """What ``run`` would find, by name: done, running, missing or again."""
     wanted = _wanted(cells, store)
-    states = {cell.name: state(cell, store) for cell in cells}
-    return {n: AGAIN if s == DONE and n in wanted else s for n, s in states.items()}
+    states = {}
+    for cell in cells:
+        found = state(cell, store) if cell.name in wanted else DONE
+        states[cell.name] = AGAIN if found == DONE and cell.name in wanted else found
+    return states
 
 
 def _wanted(cells: Sequence[Cell], store: pathlib.Path) -> dict[str, set[str]]:

@@ -17,6 +17,7 @@ from absl import flags
 
 from adv_ssl import command
 from adv_ssl.errors import UserError
+from adv_ssl.files import named
 from adv_ssl.weights import transfer
 from adv_ssl.weights.layouts import Row
 
@@ -44,7 +45,7 @@ def _options() -> transfer.Options:
 def _import(path: pathlib.Path) -> None:
     if not _WORKDIR.value:
         raise UserError("import needs --workdir=DIR, a new folder for the checkpoint.")
-    workdir = command.path(_WORKDIR.value)
+    workdir = named(_WORKDIR.value)
     report = transfer.import_weights(path, workdir, _options())
     print("\n".join(transfer.summary([Row(**row) for row in report["parameters"]])))
     print(f"architecture {report['architecture']}, classes {report['classes']}")
@@ -62,7 +63,7 @@ def _export(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _work(words: Sequence[str]) -> None:
-    paths = [command.path(word) for word in words[1:]]
+    paths = [named(word) for word in words[1:]]
     match words[:1], paths:
         case ["import"], [path]:
             _import(path)

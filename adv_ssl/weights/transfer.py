@@ -1,7 +1,6 @@
 """The two commands: a file of weights into a checkpoint, a checkpoint into a file of weights."""
 
 import dataclasses
-import errno
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import adv_ssl
 from adv_ssl.checkpoint import POSITIONS, Checkpoints, State, begun, stage_meant
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, disk_full
 from adv_ssl.files import held, read_json, sha256, write_json
 from adv_ssl.models.vit import MEAN, STD, Architecture, sincos_table
 from adv_ssl.weights import files, fit, layouts, selftest
@@ -77,8 +76,8 @@ def _write(workdir: pathlib.Path, architecture: Architecture, params: layouts.Ar
                 raise UserError(f"{workdir} has checkpoints already: choose another --workdir.")
             checkpoints.save(state, wait=True)
     except (OSError, ValueError) as error:  # orbax tells of a full disk by a ValueError
-        full = "os_error_code='28'" in str(error) or getattr(error, "errno", 0) == errno.ENOSPC
-        reason = "no space left on its disk" if full else " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
+        reason = "no space left on its disk" if disk_full(error) else reason
         raise UserError(f"{workdir} cannot be written to: {reason}.") from error
 
 
