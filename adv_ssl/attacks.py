@@ -4,7 +4,8 @@
 
 ``objective`` maps ``x`` to one loss per example, ``[B]``; an attack knows no model and no task.
 ``x`` is a pytree of float32 arrays ``[B, ...]`` in [0, 1]. Each leaf of each example has a ball of
-its own, its radius in the same unit (spec A3, A12). ``health`` holds ``[B]`` arrays for the log.
+its own, its radius in the same unit (docs/method.md, A3 and A12). ``health`` holds ``[B]`` arrays
+for the log.
 """
 
 import math
@@ -141,7 +142,7 @@ def projected_ascent(
 
     Returns:
       An attack. Its key is one key, or ``[B]`` keys, one per example: then the result for an
-      image depends on that image and its key alone. Its health is of ``_health``.
+      image depends on that image and its key alone. Its health is described at ``_health``.
     """
     ball = BALLS[norm]
     sample = ball.starts[start]
@@ -165,7 +166,7 @@ def projected_ascent(
 
         def total(x_adv: PyTree) -> tuple[Array, Array]:
             losses = objective(x_adv)
-            return losses.sum(), losses  # A14: an image's step does not hang on the batch's size
+            return losses.sum(), losses  # A14: an image's step does not depend on the batch's size
 
         def ascend(point: PyTree, _: None) -> tuple[PyTree, tuple[Array, Array]]:
             x_adv, state = point

@@ -18,14 +18,14 @@ import orbax.checkpoint as ocp
 from jax import Array, lax
 
 from adv_ssl import hosts, sharding
-from adv_ssl.errors import UserError, out_of_memory
+from adv_ssl.errors import UserError, in_one_line, out_of_memory
 from adv_ssl.files import read_json, sha256
 from adv_ssl.models.vit import Architecture, is_sincos
 from adv_ssl.optim import name_of
+from adv_ssl.task import PyTree
 
-PyTree = Any
 POSITIONS = "encoder/pos_embed"
-_PATTERN = re.compile(r"\[.*\]|\\")  # of a path, that orbax takes for one: it finds nothing
+_PATTERN = re.compile(r"\[.*\]|\\")  # orbax takes such a path for a pattern, and finds nothing
 _log = logging.getLogger("adv_ssl")
 
 
@@ -130,7 +130,7 @@ class Checkpoints:
             while aside.exists():
                 aside = aside.with_name(aside.name + "_")
             damaged.rename(aside)
-            _log.info("%s Done: it is in %s.", why, aside)
+            _log.info("%s Done: it was moved to %s.", why, aside)
         hosts.agreed(lambda: None)  # none looks before it is moved
         self._manager.reload()
 
@@ -152,7 +152,7 @@ class Checkpoints:
 
     def _everywhere(self, step: int) -> ocp.args.CheckpointArgs:
         """To read parameters by, whatever devices they were saved from."""
-        whole = sharding.whole(sharding.mesh())
+        whole = sharding.replicated(sharding.mesh())
         shapes = jax.tree.map(
             lambda saved: jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=whole),
             self._manager.item_metadata(step)["params"],
@@ -189,10 +189,10 @@ class Checkpoints:
         except Exception as error:  # of a damaged file the libraries raise almost anything
             if out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error)
             raise UserError(
                 f"{self.folder / str(step)} is damaged ({type(error).__name__}: {reason}): "
-                "move it away, and what was saved before it counts."
+                "move it away, and the checkpoint before it is taken."
             ) from error
 
 
@@ -202,7 +202,7 @@ def _finite(tree: PyTree) -> Array:
 
 
 def sums(tree: PyTree) -> list[int]:
-    """A check sum of each array: it hangs on every bit and its place, not on the devices."""
+    """A check sum of each array: it depends on every bit and its place, not on the devices."""
     return [int(s) for s in jax.device_get(_sums(jax.tree.leaves(tree)))]
 
 

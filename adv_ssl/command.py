@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO
 import absl.logging
 from absl import app, flags
 
-from adv_ssl import hosts, runtime, train
+from adv_ssl import hosts, preemption, runtime, train
 from adv_ssl.errors import UserError, disk_full, out_of_memory
 
 # What is wrong with a path that a user named, or with what lies there
@@ -42,7 +42,7 @@ def start(
 
     def main(rest: Sequence[str]) -> None:
         _log_to(sys.stdout)
-        train.watch_for_preemption()
+        preemption.watch()
         runtime.prepare()
         with _answered():
             work(rest[1:])
@@ -77,8 +77,8 @@ def _answered() -> Iterator[None]:
         (_end if hosts.together() else leave)(str(error), 2)
     except train.TrainingError as error:
         leave(str(error), code=1)
-    except train.Preempted:
-        log.info("stopped and saved: start the same command again to go on.")
+    except preemption.Preempted:
+        log.info("stopped: start the same command again to go on.")
         sys.exit(75)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _unread():  # as behind ``| head``; all is done
@@ -105,8 +105,8 @@ def _refused(error: Exception) -> str:
     """What the machine has not or does not let us do, if that is the error."""
     if out_of_memory(error):
         return (
-            f"out of memory ({str(error)[:100]}): lower the batch sizes (config.STAGE.batch_size, "
-            "--batch_size), raise config.STAGE.accumulation, or take a smaller model."
+            f"out of memory ({str(error)[:100]}): raise config.STAGE.accumulation, set "
+            "config.remat=True or config.fsdp=True, or lower batch_size."
         )
     if disk_full(error):
         name = getattr(error, "filename", None)

@@ -136,7 +136,7 @@ class Stage:
     split: str
     augment: Augment
     batch_size: int
-    accumulation: int  # parts in which a batch is worked off; 1: all at once
+    accumulation: int  # micro-batches that a batch is split into (gradient accumulation); 1: none
     epochs: float
     steps: int | None  # instead of epochs
     drop_path: float
@@ -191,6 +191,11 @@ class Stage:
     def unit(self, devices: int) -> int:
         """Images that a batch must be a multiple of, on so many devices."""
         return self.accumulation * math.lcm(self.group, devices)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it makes a classifier, of images with labels."""
+        return isinstance(self.task, Supervised)
 
     @property
     def averaged(self) -> bool:
@@ -248,7 +253,7 @@ class Config:
     model: Architecture
     dtype: str  # of matrix products while training; evaluation is float32
     fsdp: bool  # parameters and optimizer state in parts over the devices, not whole on each
-    remat: bool  # compute a block's inner values twice rather than keep them
+    remat: bool  # recompute each block's activations in the backward pass
     data: Data
     pretrain: Stage | None
     weights: str  # fine-tune the encoder of this stage folder instead of pre-training one here
@@ -288,8 +293,9 @@ class Config:
                 "finetune.learned_positions=False: pre-training trains positions, which would be "
                 "lost; set it to True."
             )
-        for name in ("pretrain", "finetune"):
-            self._check_task(name)
+        for name, stage in self.stages.items():
+            with _under(f"{name}.task"):  # some options make no sense with this image and patch
+                tasks.make(stage.task, ViT(self.model), classes=2)
         self._check_radii()
 
     @property
@@ -299,20 +305,13 @@ class Config:
             return {"finetune": self.finetune}
         return {"pretrain": self.pretrain, "finetune": self.finetune}
 
-    def _check_task(self, name: str) -> None:
-        """Builds the stage's task: some options make no sense with this image and patch."""
-        stage = getattr(self, name)
-        if stage is not None:
-            with _under(f"{name}.task"):
-                tasks.make(stage.task, ViT(self.model), classes=2)
-
     def _check_radii(self) -> None:
         """Of all attacks: an L2 radius is large or small for so many values."""
         image = 3 * self.model.image_size**2
         made = [(f"evaluate.attacks[{i}]", attack, image)
                 for i, attack in enumerate(self.evaluate.make_attacks())]  # fmt: skip
-        for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
-            if stage and stage.attack:
+        for name, stage in self.stages.items():
+            if stage.attack:
                 values = image
                 if isinstance(stage.task, Mae):  # the visible patches alone are attacked (A19)
                     values = stage.task.visible(self.model.grid**2) * 3 * self.model.patch**2

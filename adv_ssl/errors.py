@@ -9,18 +9,23 @@ class UserError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, of Python's or of XLA's, means that."""
+    """Whether Python or XLA raised an error because memory is full."""
     told = "RESOURCE_EXHAUSTED" in str(error) and not disk_full(error)
     return isinstance(error, MemoryError) or told
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error, of Python's or of tensorstore's, means that."""
+    """Whether Python or tensorstore raised an error because the disk is full."""
     return getattr(error, "errno", 0) == errno.ENOSPC or "os_error_code='28'" in str(error)
 
 
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """What a library's error says, cut short."""
+    return " ".join(str(error).split())[:most]
+
+
 def in_decimals(value: object) -> str:
-    """What to write for the first fraction in a text, such as 4/255; "" where there is none."""
+    """A hint that gives the first fraction in ``value``, such as 4/255, as a decimal; "": none."""
     fraction = re.search(r"(?<![\w.])(\d+(?:\.\d*)?)/([1-9]\d*)\b", str(value))
     if fraction is None:
         return ""

@@ -20,9 +20,9 @@ from adv_ssl import checkpoint, command, provenance
 from adv_ssl.command import leave
 from adv_ssl.config import LARGEST_LINF
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import page, predict, robust, runner
+from adv_ssl.evaluation import images, page, predict, robust, runner
 from adv_ssl.evaluation.suites import SUITES
-from adv_ssl.files import held, named, read_json, sha256, write_json
+from adv_ssl.files import held, read_json, sha256, user_path, write_json
 from adv_ssl.weights.transfer import import_weights
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
@@ -70,8 +70,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _work(_: Sequence[str]) -> None:
-    weights, workdir = named(str(_WEIGHTS.value)), named(str(_WORKDIR.value))
-    kept = named(_CORRUPTED.value) if _CORRUPTED.value else None
+    weights, workdir = user_path(str(_WEIGHTS.value)), user_path(str(_WORKDIR.value))
+    kept = user_path(_CORRUPTED.value) if _CORRUPTED.value else None
     options = runner.Options(_DATA_DIR.value, _BATCH_SIZE.value, _SEED.value, _IMAGES.value, kept)
     curve = _curve()
     if not weights.exists():
@@ -80,14 +80,16 @@ def _work(_: Sequence[str]) -> None:
         claim = _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir, claim["contents"]))
         if weights.is_dir() and checkpoint.contents(weights) != claim["contents"]:
-            raise UserError(f"--weights={weights} is being trained on: score it when it is done.")
+            raise UserError(
+                f"--weights={weights} is still being trained: score it when training has finished."
+            )
         if _SUITE.value == "robust":
             curve.check(model.architecture.image_size)
         write_json(workdir / "evaluation.json", claim)  # now that there is something to score
         provenance.record(workdir / "provenance.json", options.seed, {})
         try:
             if _SUITE.value == "robust":
-                source, crop = runner.data(
+                source, crop = images.to_attack(
                     model, _DATA.value, _SPLIT.value, _DATA_DIR.value, weights.parent, _RESIZE.value
                 )
                 robust.run(model, source, crop, curve, workdir)
@@ -141,14 +143,20 @@ def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options
     if _SUITE.value != "robust":  # whose records say of how many images they are
         ours["images"] = options.images
     if not theirs and (workdir / "results.json").exists():
-        raise UserError(f"{workdir} holds scores of nobody knows what: choose another --workdir.")
+        raise UserError(
+            f"{workdir} has results.json without evaluation.json, so that nobody knows whose "
+            "scores they are: choose another --workdir."
+        )
     what = [key for key in ours if key != "weights"]  # contents tell, wherever they lie
     differing = [key for key in what if key in theirs and theirs[key] != ours[key]]
     if differing:
-        key = differing[0]
+        said = {
+            "contents": "of other weights",
+            "seed": f"with --seed={theirs.get('seed')}",
+            "images": f"of {theirs.get('images') or 'all'} images a set",
+        }[differing[0]]
         raise UserError(
-            f"{workdir} holds other scores: {key} is {theirs[key]} there and {ours[key]} here: "
-            "choose another --workdir, or remove that one."
+            f"{workdir} holds scores {said}: choose another --workdir, or remove that one."
         )
     return theirs | ours
 

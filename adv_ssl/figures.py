@@ -1,4 +1,4 @@
-"""Drawings of a run: arrays in, a matplotlib ``Figure`` out; no files and no global state.
+"""Drawings of a run: arrays in, a ``Figure`` or what it shows out; no files, no global state.
 
 Images are float32 [H, W, 3] in [0, 1]. Colours are those of Okabe and Ito, told apart by everyone;
 curves differ by marker as well.
@@ -116,12 +116,13 @@ def curve(
     if bounds is not None:
         axes.set_ylim(*bounds)
     axes.set_title(title, loc="left", fontsize=8, color=INK, fontweight="bold")
-    axes.set_title(f"{line[-1]:.3g}", loc="right", fontsize=8, color=COLOURS[0])
+    axes.set_title(f"{values[-1]:.3g}", loc="right", fontsize=8, color=COLOURS[0])
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     axes.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.4g}"))
-    _plain(axes, "step")
+    axes.set_xlabel("step", fontsize=7.5, color=INK, labelpad=2)
+    plain(axes)
     return figure
 
 
@@ -147,7 +148,8 @@ def robust_accuracy(curves: Mapping[str, Sequence[Sequence[float]]], radius: str
     if len(curves) > 1:
         for text in axes.legend(fontsize=7, frameon=False).get_texts():
             text.set_parse_math(False)
-    _plain(axes, radius)
+    axes.set_xlabel(radius, fontsize=7.5, color=INK, labelpad=2)
+    plain(axes)
     return figure
 
 
@@ -179,10 +181,10 @@ def _figure(width: float, height: float, dpi: int) -> "Figure":
     return Figure(figsize=(width, height), dpi=dpi)
 
 
-def _plain(axes: "Axes", xlabel: str) -> None:
-    axes.set_xlabel(xlabel, fontsize=7.5, color=INK, labelpad=2)
+def plain(axes: "Axes", size: float = 7) -> None:
+    """No frame, faint lines to read values by."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#9aa3ad")
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=7, length=0, colors=INK)
+    axes.tick_params(labelsize=size, length=0, colors=INK)

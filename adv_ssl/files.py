@@ -20,7 +20,7 @@ from adv_ssl.errors import UserError
 _log = logging.getLogger("adv_ssl")
 
 
-def named(given: str) -> pathlib.Path:
+def user_path(given: str) -> pathlib.Path:
     """What an option, a key or a word names; shells leave a ~ behind ``=`` to us.
 
     Raises:
@@ -70,7 +70,7 @@ def read_json(path: pathlib.Path, kind: type, /, **fields: type) -> Any:
 
 def _check(value: Any, kind: type, what: str = "") -> None:
     if not isinstance(value, kind):
-        raise ValueError(f"{what}a {type(value).__name__}, no {kind.__name__}")
+        raise ValueError(f"{what}a {type(value).__name__}, not a {kind.__name__}")
 
 
 class Busy(UserError):
@@ -90,14 +90,14 @@ def held(folder: pathlib.Path) -> Iterator[None]:
         lock = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written to ({error.strerror}): choose another --workdir."
+            f"{folder} cannot be written to ({error.strerror}): choose another folder."
         ) from None
     with lock:
         try:
             _lock(lock)
         except BlockingIOError:
             raise Busy(
-                f"another run is at work in {folder}: wait for it, or choose another --workdir."
+                f"another run is at work in {folder}: wait for it, or choose another folder."
             ) from None
         except OSError as error:  # Lustre without its option flock
             _log.warning("%s: no locks here (%s): one run at a time.", folder, error.strerror)
@@ -130,6 +130,12 @@ def write_arrays(path: pathlib.Path, **arrays: Any) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_atomically(path, content.getvalue())
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Of an .npz file."""
+    with path.open("rb") as file, np.load(file) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from adv_ssl import figures
-from adv_ssl.markup import TIMES, Html, arrays, image, join, tag
-from adv_ssl.names import searched, threat
+from adv_ssl.files import read_arrays
+from adv_ssl.markup import TIMES, Html, image, join, tag
+from adv_ssl.names import search_name, threat
 
 Images = Mapping[str, np.ndarray]
 
@@ -21,7 +22,7 @@ def shown(path: pathlib.Path) -> Html:
     ``reconstruction`` (with ``clean_original``), ``loss`` and ``prediction`` [N], the latter with
     ``label`` and ``class_names``.
     """
-    data = arrays(path)
+    data = read_arrays(path)
     attack: dict[str, Any] = {
         k: data[k].item() for k in ("name", "norm", "epsilon", "steps") if k in data
     }
@@ -59,7 +60,7 @@ def _layout(reconstructs: bool, attacked: bool) -> tuple[list[list[str]], list[s
 
 def _note(data: Images, attack: Mapping[str, Any], factor: str) -> str:
     """What is to be seen."""
-    under = f"{threat(attack)}, {attack['steps']} steps of {searched(attack)}" if attack else ""
+    under = f"{threat(attack)}, {attack['steps']} steps of {search_name(attack)}" if attack else ""
     delta = f"the perturbation {factor} about mid-grey"
     if "clean_reconstruction" in data:
         says = ["Left to right: the image; the patches that are seen; the others, predicted."]
@@ -70,8 +71,8 @@ def _note(data: Images, attack: Mapping[str, Any], factor: str) -> str:
                 "from the attacked ones.",
             ]
         says += [
-            "A prediction is of each patch with its mean and contrast taken out: those of the",
-            "clean patch are lent to it here, and what is then outside of [0, 1] is cut.",
+            "A prediction is of each patch with its mean and contrast taken out: it is shown with",
+            "those of the clean patch, clipped to [0, 1].",
         ]
     elif attack:
         says = [f"{under}. Left to right: the clean image; {delta}; the attacked image."]
@@ -80,7 +81,7 @@ def _note(data: Images, attack: Mapping[str, Any], factor: str) -> str:
     if "clean_loss" in data:
         says.append("The loss is that of pre-training, of these images as one batch.")
     if "label" in data:
-        says.append("Below: the label in bold, then what the model says (✗:\xa0wrong).")
+        says.append("Below: the label in bold, then the prediction (✗:\xa0wrong).")
     return " ".join(says)
 
 

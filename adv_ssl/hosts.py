@@ -32,19 +32,27 @@ class AgreedError(UserError):
     """One that all hosts end with."""
 
 
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where a TPU pod, GKE or Slurm do not tell."
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are; with --coordinator.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0; with --coordinator.")
-_JOIN_TIMEOUT = flags.DEFINE_integer(
-    "join_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1
-)
 _CHILD = "ADV_SSL_HOST"  # in the environment of the process that works
 _LOST = re.compile(
     r"Gloo|NCCL|heartbeat|Connection (reset|closed)|coordination|UNAVAILABLE|DEADLINE_EXCEEDED"
 )
 _MESSAGE = 1000  # bytes of an error that hosts tell one another
+
+
+def define_flags() -> None:
+    """For the command that runs on many hosts; the others refuse these flags."""
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where a TPU pod, GKE or Slurm do not tell."
+    )
+    flags.DEFINE_integer("processes", None, "How many there are; with --coordinator.")
+    flags.DEFINE_integer("process", None, "Which one this is, from 0; with --coordinator.")
+    flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1)
+
+
+def _given() -> tuple[str | None, int | None, int | None]:
+    """Coordinator, processes and process."""
+    values = flags.FLAGS
+    return values.coordinator, values.processes, values.process
 
 
 def several() -> bool:
@@ -53,7 +61,7 @@ def several() -> bool:
     Raises:
       UserError: some of the three flags are missing, or do not fit together.
     """
-    coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    coordinator, processes, process = _given()
     if coordinator is None and processes is None and process is None:
         kinds = clusters.ClusterEnv._cluster_types
         kind = next((k for k in kinds if not k.opt_in_only_method and k.is_env_present()), None)
@@ -69,7 +77,7 @@ def several() -> bool:
 
 def join() -> None:
     """Makes the devices of all hosts jax's own. To be called before any other use of jax."""
-    timeout = _JOIN_TIMEOUT.value
+    timeout = flags.FLAGS.join_timeout
     # So that process 0 gives up before the others do, and says how many came.
     library: Any = vars(runtime)["_jax"]
     library.get_distributed_runtime_service = functools.partial(
@@ -78,9 +86,7 @@ def join() -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     jax.distributed.initialize(
-        _COORDINATOR.value,
-        _PROCESSES.value,
-        _PROCESS.value,
+        *_given(),
         local_device_ids=[],  # all of this host's, where Slurm would give each process one
         initialization_timeout=timeout + 15,
         shutdown_timeout_seconds=3600,  # while process 0 draws
@@ -117,14 +123,14 @@ def watch() -> int:
     joined = re.search(r"reached the barrier: (\d+)/(\d+)", said)
     if joined and "to_register" in said:
         say(
-            f"{joined[1]} of {joined[2]} hosts joined within {_JOIN_TIMEOUT.value} s: start the "
-            "same command on all of them, at about the same time."
+            f"{joined[1]} of {joined[2]} hosts joined within {flags.FLAGS.join_timeout} s: start "
+            "the same command on all of them, at about the same time."
         )
         return 2
     if "RegisterTask" in said:
         say(
-            f"no answer from process 0 ({_COORDINATOR.value or 'found by jax'}) within "
-            f"{_JOIN_TIMEOUT.value} s: is it started, and its port open?"
+            f"no answer from process 0 ({flags.FLAGS.coordinator or 'found by jax'}) within "
+            f"{flags.FLAGS.join_timeout} s: is it started, and its port open?"
         )
         return 2
     if code == -signal.SIGABRT and _LOST.search(said):
@@ -197,7 +203,7 @@ def total(counts: tuple[int, ...]) -> tuple[int, ...]:
 
 @functools.cache
 def _any() -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda raised: raised.any(), out_shardings=sharding.whole(sharding.mesh()))
+    return jax.jit(lambda raised: raised.any(), out_shardings=sharding.replicated(sharding.mesh()))
 
 
 class Vote:

@@ -19,6 +19,7 @@ from absl import flags
 from adv_ssl import command, config_flag, hosts, pipeline
 from adv_ssl.command import leave
 
+hosts.define_flags()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: a new one, or one to go on in.")
 
 

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from adv_ssl import figures
 
 if TYPE_CHECKING:
@@ -73,9 +71,3 @@ def image(folder: pathlib.Path, name: str, figure: "Figure", alt: str) -> Html:
     (folder / f"{name}.png").write_bytes(data)
     encoded = base64.b64encode(data).decode()
     return tag("img", src=f"data:image/png;base64,{encoded}", alt=alt)
-
-
-def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Of an .npz file."""
-    with path.open("rb") as file, np.load(file) as archive:
-        return {name: archive[name] for name in archive.files}

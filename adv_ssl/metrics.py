@@ -49,16 +49,3 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()
-
-
-class Nowhere:
-    """What hosts that do not lead write to."""
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
-
-    def __enter__(self) -> "Nowhere":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass

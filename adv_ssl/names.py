@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-METHODS = {
+METHOD_TITLES = {
     "supervised": "Supervised",
     "rotnet": "RotNet",
     "mae": "MAE",
@@ -15,7 +15,8 @@ NORMS = {"linf": "L∞", "l2": "L2"}
 
 def threat(attack: Mapping[str, Any]) -> str:
     """Norm and radius of an attack, as the paper writes them."""
-    return f"{NORMS.get(attack['norm'], attack['norm'])} ε\xa0=\xa0{radius(attack)}"
+    norm, epsilon = attack["norm"], attack["epsilon"]
+    return f"{NORMS.get(norm, norm)} ε\xa0=\xa0{radius(norm, epsilon)}"
 
 
 def axis(norm: str) -> str:
@@ -23,12 +24,11 @@ def axis(norm: str) -> str:
     return f"{NORMS.get(norm, norm)} radius" + ", in 1/255" * (norm == "linf")
 
 
-def searched(attack: Mapping[str, Any]) -> str:
-    """What searched the ball, such as PGD: where nothing is said it was that."""
+def search_name(attack: Mapping[str, Any]) -> str:
+    """The name of the search, such as PGD, which it is where a record names none."""
     return str(attack.get("name", "pgd")).replace("_", " ").upper()
 
 
-def radius(attack: Mapping[str, Any]) -> str:
+def radius(norm: str, epsilon: float) -> str:
     """As the paper writes it: k/255 in L-inf, a number in L2."""
-    epsilon = attack["epsilon"]
-    return f"{255 * epsilon:.3g}/255" if attack["norm"] == "linf" else f"{epsilon:g}"
+    return f"{255 * epsilon:.3g}/255" if norm == "linf" else f"{epsilon:g}"

@@ -12,8 +12,7 @@ import jax
 import optax
 
 from adv_ssl.errors import UserError
-
-PyTree = Any
+from adv_ssl.task import PyTree
 
 # The kinds of parameters that a recipe may decay: first match wins.
 KINDS = (
@@ -159,9 +158,14 @@ class Schedule:
 def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
     """The learning rate of each of ``steps`` steps; step 0 of a warm-up has rate 0 (C, D4)."""
     warmup = round(schedule.warmup * steps)
-    cosine = optax.cosine_decay_schedule(peak - schedule.min_lr, max(1, steps - warmup))
     ramp = optax.linear_schedule(0.0, peak, max(1, warmup))
-    return optax.join_schedules([ramp, lambda t: schedule.min_lr + cosine(t)], [warmup])
+    return optax.join_schedules([ramp, cosine(peak, schedule.min_lr, steps - warmup)], [warmup])
+
+
+def cosine(first: float, last: float, steps: int) -> optax.Schedule:
+    """Half a cosine from ``first`` at step 0 to ``last`` at step ``steps`` (B22, D4)."""
+    way = optax.cosine_decay_schedule(first - last, max(1, steps))
+    return lambda step: last + way(step)
 
 
 def name_of(path: tuple[Any, ...]) -> str:
@@ -199,7 +203,7 @@ def layer_scales(gamma: float, last: int) -> list[float]:
 
 
 def make(options: Optimizer, layer_decay: float, params: PyTree) -> optax.GradientTransformation:
-    """Gradients -> the direction that the step takes the learning rate of.
+    """Gradients -> the direction of the update, before it is scaled by the learning rate.
 
     ``params`` may be abstract: only names are read. The layer's scale comes after the decay and
     multiplies whatever the rate is, ``min_lr`` too (D4, D9).

@@ -13,20 +13,21 @@ from adv_ssl.config import AttackConfig, Config, Stage
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.evaluation import scores
+from adv_ssl.evaluation.rules import class_words
 from adv_ssl.figures import filter_components
-from adv_ssl.files import write_arrays
+from adv_ssl.files import read_arrays, write_arrays
 from adv_ssl.keys import named
-from adv_ssl.task import PyTree, Task, adversarial
+from adv_ssl.task import PyTree, adversarial
 
 PICTURES = 8  # images in each gallery
 
 
 def classified(
-    config: Config, task: Task, params: PyTree, source: Source, figures: pathlib.Path
+    config: Config, params: PyTree, weights: str | None, source: Source, figures: pathlib.Path
 ) -> None:
     """The first images, attacked, with what the classifier says of both: figures/gallery.npz."""
     path = figures / "gallery.npz"
-    if path.exists():
+    if _is_of(path, weights):
         return
     attacks = config.evaluate.make_attacks()
     attack = attacks[len(attacks) // 2] if attacks else None
@@ -38,14 +39,15 @@ def classified(
     key = named(jax.random.key(config.seed), "evaluate")
     shown: dict[str, Any] = {}
     for kind, search in _kinds(attack).items():
-        _, x, said = scores.attacked(task, search, params, sharding.split(batch), key)
+        _, x, said = scores.attacked(config.model, search, params, sharding.split(batch), key)
         shown[f"{kind}_input"] = np.asarray(x)[first]
         shown[f"{kind}_prediction"] = np.asarray(said)[first]
     write_arrays(
         path,
         **shown,
+        weights=str(weights),
         label=batch["label"][first],
-        class_names=np.array(source.class_names),
+        class_names=np.array(class_words(source.class_names)),
         **_options(attack),
     )
 
@@ -59,22 +61,35 @@ def _options(attack: AttackConfig | None) -> dict[str, Any]:
     return dataclasses.asdict(attack) if attack else {}
 
 
-def filters(config: Config, params: PyTree, figures: pathlib.Path) -> None:
-    """The principal components of the first stage's patch filters (I21): figures/filters.npz."""
+def _is_of(path: pathlib.Path, weights: str | None) -> bool:
+    """Whether a picture is there, and of these weights: a stage may have been trained again."""
+    try:
+        return str(read_arrays(path)["weights"]) == str(weights)
+    except Exception:  # not there, or damaged: numpy raises almost anything
+        return False
+
+
+def filters(config: Config, params: PyTree, weights: str | None, figures: pathlib.Path) -> None:
+    """The principal components of a stage's patch filters (I21): figures/filters.npz."""
     path = figures / "filters.npz"
-    if path.exists():
+    if _is_of(path, weights):
         return
     kernel = np.asarray(params["encoder"]["patch_embed"]["kernel"])
     components, explained = filter_components(kernel, config.model.patch)
-    write_arrays(path, components=components, explained=explained)
+    write_arrays(path, components=components, explained=explained, weights=str(weights))
 
 
 def prepared(
-    config: Config, options: Stage, state: State, source: Source, figures: pathlib.Path
+    config: Config,
+    options: Stage,
+    state: State,
+    weights: str | None,
+    source: Source,
+    figures: pathlib.Path,
 ) -> None:
     """What pre-training sees and makes of it, clean and attacked: figures/pretrain_gallery.npz."""
     path = figures / "pretrain_gallery.npz"
-    if path.exists():
+    if _is_of(path, weights):
         return
     few = -(-min(PICTURES, options.batch_size) // options.group) * options.group
     batch = next(stage.batches("pictures", config, options, source, 0, 1, few))
@@ -96,4 +111,4 @@ def prepared(
     drawn: dict[str, Any] = draw(state.params, state.ema, batch, key)
     if shown_of.class_names:
         drawn |= {"label": drawn["clean_label"], "class_names": np.array(shown_of.class_names)}
-    write_arrays(path, **drawn, **_options(attack))
+    write_arrays(path, **drawn, **_options(attack), weights=str(weights))

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from adv_ssl import checkpoint, hosts, pictures, provenance, report, stage
@@ -23,13 +24,11 @@ from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import scores
-from adv_ssl.files import held, named, read_json, write_json
-from adv_ssl.models.vit import ViT
+from adv_ssl.files import held, read_json, user_path, write_json
 from adv_ssl.task import PyTree
-from adv_ssl.tasks.supervised import Supervised
 
 # May change while a run lasts, such as on another machine: they do not change what is computed
-FREE = {"config.fsdp", "config.remat", "config.data.dir", "config.log_every", "config.save_every"}
+FREE = {"fsdp", "remat", "data.dir", "log_every", "save_every"}
 _log = logging.getLogger("adv_ssl")
 
 
@@ -38,10 +37,10 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
 
     Raises:
       UserError: a mistake in the configuration, the data or the workdir, before any training.
-      train.Preempted: after SIGTERM, with everything saved.
+      preemption.Preempted: after SIGTERM, with everything saved.
     """
     plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
-    config, workdir = parse(plain), named(str(workdir))
+    config, workdir = parse(plain), user_path(str(workdir))
     stages = config.stages
 
     with contextlib.ExitStack() as kept:
@@ -76,26 +75,28 @@ def _train(
 ) -> None:
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
     start = config.weights or config.init_from
-    encoder = named(start) if start else None
+    encoder = user_path(start) if start else None
     for i, (name, options) in enumerate(stages.items()):
         source = sets[name]
         later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
         if later and not checkpoint.begun(workdir / name):
             _log.info("%s: its checkpoints are gone; %s has its own, and goes on.", name, later[0])
             continue
-        if isinstance(options.task, Supervised) and source.num_classes == 0:
+        if options.classifies and source.num_classes == 0:
             _log.info("%s has no labels: done after pre-training.", config.data.name)
             break
         state = stage.run(name, config, options, source, workdir, encoder)
         encoder = workdir / name
+        params, weights = stage.result(options, state), checkpoint.contents(encoder)
         if hosts.lead():
-            pictures.filters(config, stage.result(options, state), workdir / "figures")
+            figures = workdir / "figures"
+            if i == 0:
+                pictures.filters(config, params, weights, figures)
             if name == "pretrain":
-                pictures.prepared(config, options, state, source, workdir / "figures")
-        if isinstance(options.task, Supervised):  # pre-training too may make a classifier (D14)
-            _evaluate(
-                name, config, stage.result(options, state), int(state.step), test_set, workdir
-            )
+                pictures.prepared(config, options, state, weights, source, figures)
+        if options.classifies:  # pre-training too may make a classifier (D14)
+            facts = {"stage": name, "step": int(state.step), "weights": weights}
+            _evaluate(config, params, facts, test_set, workdir)
 
 
 def _source(config: Config, key: str, split: str) -> Source:
@@ -111,7 +112,7 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
     Without labels a later stage is left out; the first one cannot be.
     """
     for i, (name, options) in enumerate(stages.items()):
-        source, classifies = sets[name], isinstance(options.task, Supervised)
+        source, classifies = sets[name], options.classifies
         what = source.records.what
         stage.check_size(name, options, len(source.records), what, jax.device_count())
         if i == 0 and classifies and source.num_classes == 0:
@@ -143,7 +144,7 @@ def _check_weights(config: Config, key: str) -> None:
     given = getattr(config, key)
     if not given:
         return
-    folder = named(given)
+    folder = user_path(given)
     if not checkpoint.begun(folder):
         hint = checkpoint.stage_meant(folder, "pretrain")
         if folder.is_file():
@@ -151,8 +152,9 @@ def _check_weights(config: Config, key: str) -> None:
         raise UserError(f"config.{key}={given!r}: no checkpoint in it; {hint}")
     if place := checkpoint.in_part(folder):
         raise UserError(
-            f"config.{key}={given!r} is trained in part, {place}: start its own command again. To "
-            f"take it as it is: python -m adv_ssl.weights export {given} FILE.npz, and import that."
+            f"config.{key}={given!r} is only partly trained, {place}: start its own command again. "
+            f"To take it as it is: python -m adv_ssl.weights export {given} FILE.npz, and import "
+            "that."
         )
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.check(config.model)
@@ -169,7 +171,9 @@ def _claim(
             f"--workdir={workdir} holds the scores of an evaluation: choose another --workdir."
         )
     if path.exists():
-        theirs, ours = (_leaves({**c, "sources": {}}) for c in (read_json(path, dict), plain))
+        theirs, ours = (
+            flatten_dict({**c, "sources": {}}, sep=".") for c in (read_json(path, dict), plain)
+        )
         later = {k for k in ours if k not in theirs and not ours[k]}  # keys that came since, unset
         same = {k for k in theirs | ours if theirs.get(k) == ours.get(k)}
         differing = [k for k in theirs | ours if k not in same | later | FREE]
@@ -177,8 +181,9 @@ def _claim(
             key = min(differing, key=lambda k: not k.endswith(".name"))  # that says most
             rest = f" and {len(differing) - 1} more keys differ" if differing[1:] else ""
             raise UserError(
-                f"{workdir} belongs to another configuration: {key} is {theirs.get(key)!r} there, "
-                f"{ours.get(key)!r} here{rest}. Choose another --workdir."
+                f"{workdir} belongs to another configuration: config.{key} is "
+                f"{theirs.get(key)!r} there, {ours.get(key)!r} here{rest}. Choose another "
+                "--workdir."
             )
     write_json(path, plain)
     data = {source.records.what: _contents(source) for source in sets}
@@ -194,39 +199,28 @@ def _contents(source: Source) -> str:
     )
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
-    """A nested dict by dotted path."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}"
-        flat |= _leaves(value, path) if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
 def _evaluate(
-    name: str, config: Config, params: PyTree, step: int, source: Source, workdir: pathlib.Path
+    config: Config, params: PyTree, facts: Mapping[str, Any], source: Source, workdir: pathlib.Path
 ) -> None:
-    """Scores a stage, clean and under each attack that results.json does not have yet."""
-    path = workdir / "results.json"
-    weights = checkpoint.contents(workdir / name)
+    """Scores a stage, clean and under each attack that results.json does not have yet.
+
+    ``facts`` are what the records say of the stage: its name, step and weights.
+    """
+    path, name = workdir / "results.json", facts["stage"]
     results = [
         record
         for record in (read_json(path, list, stage=str) if path.exists() else [])
-        if record["stage"] != name or record.get("weights") == weights  # not of an older training
+        if record["stage"] != name or record.get("weights") == facts["weights"]  # trained again
     ]
-    task = scores.classifier(ViT(config.model), source.num_classes)
-    few, size = source.first(config.evaluate.attacked), config.model.image_size
+    few = source.first(config.evaluate.attacked)
     done = sum(record["stage"] == name for record in results)
     for attack in [None, *config.evaluate.make_attacks()][done:]:
         images = few if attack else source
-        score = scores.score(task, params, images, config.evaluate, size, attack, config.seed)
         record = {
             "suite": "main",
             "dataset": f"{config.data.name} {config.evaluate.split}",
-            **score,
-            "stage": name,
-            "step": step,
-            "weights": weights,
+            **scores.score(config.model, params, images, config.evaluate, attack, config.seed),
+            **facts,
             "seed": config.seed,
         }
         if hosts.lead():
@@ -234,4 +228,5 @@ def _evaluate(
             write_json(path, results)
             _log.info(scores.sentence(record))
     if name == "finetune" and hosts.lead():
-        pictures.classified(config, task, params, source, workdir / "figures")
+        figures = workdir / "figures"
+        pictures.classified(config, params, facts["weights"], source, figures)

@@ -46,7 +46,7 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
     Args:
       path: of the file.
       seed: of the run.
-      data: what each split holds, in words. The order of the images hangs on their number.
+      data: what each split holds, in words. The order of the images depends on their number.
 
     Raises:
       UserError: the run was started on other data, or the file is damaged.

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from adv_ssl import figures, gallery, metrics, provenance
-from adv_ssl.files import write_atomically
-from adv_ssl.markup import TIMES, Html, arrays, document, image, join, table, tag
-from adv_ssl.names import METHODS, NORMS, axis, radius, searched, threat
+from adv_ssl.files import read_arrays, write_atomically
+from adv_ssl.markup import TIMES, Html, document, image, join, table, tag
+from adv_ssl.names import METHOD_TITLES, NORMS, axis, radius, search_name, threat
 from adv_ssl.recipes.values import FLAGS
 
 NAME = "report.html"
@@ -38,27 +38,17 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     """Draws ``figures/*.png`` and writes ``report.html``, whole or not at all; returns its path."""
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     part = functools.partial(_part, workdir)
-    pretrains = _pretrains(workdir / "config.json")
+    trained = {"Fine-tuning": "finetune/metrics.jsonl"}
+    shown = {"Test images": "figures/gallery.npz"}
+    if _has_pretraining(workdir / "config.json"):
+        trained = {"Pre-training": "pretrain/metrics.jsonl"} | trained
+        shown |= {"Inputs of pre-training": "figures/pretrain_gallery.npz"}
     received = "pretrain/handoff.json"  # not there: it starts from random weights
     sections = {
         "Scores": part(_scores, "results.json"),
         "Robustness": part(_robust_accuracy, "results.json"),
-        "Training": join(
-            *([tag("h3", "Pre-training"), part(_training, "pretrain/metrics.jsonl")] * pretrains),
-            tag("h3", "Fine-tuning"),
-            part(_training, "finetune/metrics.jsonl"),
-        ),
-        "Gallery": join(
-            tag("h3", "Test images"),
-            part(gallery.shown, "figures/gallery.npz"),
-            *(
-                [
-                    tag("h3", "Inputs of pre-training"),
-                    part(gallery.shown, "figures/pretrain_gallery.npz"),
-                ]
-                * pretrains
-            ),
-        ),
+        "Training": _headed(part, _training, trained),
+        "Gallery": _headed(part, gallery.shown, shown),
         "Filters": part(_filters, "figures/filters.npz"),
         "Hand-off": join(
             *([part(_handoff, received)] * (workdir / received).exists()),
@@ -74,32 +64,40 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _pretrains(path: pathlib.Path) -> bool:
+Build = Callable[[pathlib.Path], Html]
+
+
+def _headed(part: Callable[[Build, str], Html], build: Build, sources: Mapping[str, str]) -> Html:
+    """Parts that are built alike, each of its file, below its heading."""
+    return join(*[join(tag("h3", head), part(build, file)) for head, file in sources.items()])
+
+
+def _has_pretraining(path: pathlib.Path) -> bool:
     """Whether the run pre-trains, or fine-tunes what it was given."""
     try:
         config = json.loads(path.read_text())
-        return _pretrained(config)
+        return _pretrains(config)
     except (OSError, ValueError, KeyError):
         return True
 
 
-def _pretrained(config: Mapping[str, Any]) -> bool:
+def _pretrains(config: Mapping[str, Any]) -> bool:
     pretrain = config["pretrain"]
     if not pretrain or config["weights"]:
         return False
     return bool(pretrain["epochs"] if pretrain["steps"] is None else pretrain["steps"])
 
 
-def _part(workdir: pathlib.Path, build: Callable[[pathlib.Path], Html], source: str) -> Html:
+def _part(workdir: pathlib.Path, build: Build, source: str) -> Html:
     """What ``build`` makes of a file of the run, or one line on why there is nothing."""
     try:
         return build(workdir / source)
     except FileNotFoundError:
-        return tag("p", f"{source}: not there; the run has not done that.", class_="missing")
+        return tag("p", f"{source} is missing: the run has not got that far.", class_="missing")
     except Exception as error:  # a page about a run must never be what ends it
         reason = f"{source} cannot be shown ({type(error).__name__}: {error})"
         if source.startswith("figures/"):
-            reason += "; remove it, and the same command makes it anew"
+            reason += "; the same command makes it anew"
         _log.warning("report: %s", reason)
         return tag("p", reason, class_="missing")
 
@@ -115,15 +113,15 @@ def _headline(path: pathlib.Path) -> Html:
         f"patches of {model['patch']} in images of {model['image_size']} pixels",
         f"data: {config['data']['name']}",
     ]
-    if not _pretrained(config):
+    if not _pretrains(config):
         start = config["weights"] or config.get("init_from") or "random weights"
         title = f"Fine-tuning of {start}"
         return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
     name, attack = pretrain["task"]["name"], pretrain["attack"]
-    title = f"{METHODS.get(name, name)}: nominal pre-training"
+    title = f"{METHOD_TITLES.get(name, name)}: nominal pre-training"
     if attack:
-        title = title.replace("nominal", "adversarial") + f", {threat(attack)}"
-        setup.append(f"{searched(attack)}, {attack['steps']} steps of {attack['step_size']} ε")
+        title = f"{METHOD_TITLES.get(name, name)}: adversarial pre-training, {threat(attack)}"
+        setup.append(f"{search_name(attack)}, {attack['steps']} steps of {attack['step_size']} ε")
     return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
 
 
@@ -156,7 +154,7 @@ def _scores(path: pathlib.Path) -> Html:
             (
                 tag("span", record["dataset"], " ", tag("small", metric)),
                 NORMS.get(attack["norm"], attack["norm"]) if attack else "none",
-                radius(attack) if attack else "",
+                radius(attack["norm"], attack["epsilon"]) if attack else "",
                 attack.get("steps", ""),
                 tag("b", f"{100 * record['value']:.1f}"),
                 _interval(record),
@@ -172,7 +170,7 @@ def _scores(path: pathlib.Path) -> Html:
     told = [f"{100 * share:.1f}% on {dataset}" for dataset, share in blind.items()]
     if not told:
         return whole
-    note = f"To say the commonest class of every image would score {', '.join(told)}."
+    note = f"Always predicting the most frequent class would score {', '.join(told)}."
     return join(whole, tag("p", note, class_="note"))
 
 
@@ -258,7 +256,7 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 
 def _filters(path: pathlib.Path) -> Html:
-    data = arrays(path)
+    data = read_arrays(path)
     explained = data["explained"]
     drawn = figures.filters(data["components"], explained)
     note = (

@@ -1,4 +1,4 @@
-"""How a process is set up before its first computation: memory that is kept, programs that are."""
+"""How a process is set up: it keeps freed memory and compiled programs."""
 
 import ctypes
 import os

@@ -14,7 +14,7 @@ PyTree = Any
 SMALL = 2**12  # elements; smaller arrays are on every device whatever the setting
 
 
-def row(devices: list[jax.Device]) -> Mesh:
+def mesh_of(devices: list[jax.Device]) -> Mesh:
     """Devices in a row, its one axis called ``data``; those of a host side by side."""
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
@@ -23,40 +23,46 @@ def row(devices: list[jax.Device]) -> Mesh:
 @functools.cache
 def mesh() -> Mesh:
     """All devices of all hosts: training's."""
-    return row(jax.devices())
+    return mesh_of(jax.devices())
+
+
+def described() -> str:
+    """All devices, for the log: ``8 x NVIDIA A100``, or ``1 x cpu`` where none was found."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 @functools.cache
 def _here() -> Mesh:
     """The devices of this host."""
-    return row(jax.local_devices())
+    return mesh_of(jax.local_devices())
 
 
-def rows(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Of arrays [B, ...] whose first axis is split, B a multiple of the number of devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """Of arrays that are on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def of_state(shapes: PyTree, fsdp: bool, mesh: Mesh) -> PyTree:
+def state_shardings(shapes: PyTree, fsdp: bool, mesh: Mesh) -> PyTree:
     """Where the arrays of a training state are, given their shapes.
 
     On every device; with ``fsdp``, fully sharded data parallel, each larger one is cut along its
     longest axis that the devices divide.
     """
 
-    def place(leaf: Any) -> NamedSharding:
+    def of_leaf(leaf: Any) -> NamedSharding:
         axes = [axis for axis, n in enumerate(leaf.shape) if n % mesh.size == 0]
         if not (fsdp and axes) or leaf.size < SMALL:
-            return whole(mesh)
+            return replicated(mesh)
         longest = max(axes, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
 
-    return jax.tree.map(place, shapes)
+    return jax.tree.map(of_leaf, shapes)
 
 
 def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
@@ -78,25 +84,24 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 
 def fetched(tree: PyTree) -> PyTree:
     """Training's arrays, wherever they are, in full on every device of this host."""
-    gather = jax.jit(lambda arrays: arrays, out_shardings=whole(mesh()))
+    gather = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh()))
     return replicate(jax.device_get(gather(tree)))
 
 
 def assembled(batch: PyTree) -> PyTree:
     """The global batch [B, ...] of which each host has its own rows [B / hosts, ...]."""
-    return jax.tree.map(
-        lambda rows_here: jax.make_array_from_process_local_data(rows(mesh()), rows_here), batch
-    )
+    over = batch_sharding(mesh())
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(over, rows), batch)
 
 
 def split(batch: PyTree) -> PyTree:
     """Arrays [B, ...], B a multiple of this host's devices, over these devices."""
-    return jax.device_put(batch, rows(_here()))
+    return jax.device_put(batch, batch_sharding(_here()))
 
 
 def replicate(tree: PyTree) -> PyTree:
     """The same arrays on every device of this host."""
-    return jax.device_put(tree, whole(_here()))
+    return jax.device_put(tree, replicated(_here()))
 
 
 def rounded_up(batch_size: int) -> int:

@@ -1,6 +1,7 @@
 """One stage: a task, an attack or none, data, an optimizer, initial weights; and its training."""
 
 import collections
+import contextlib
 import functools
 import logging
 import pathlib
@@ -20,7 +21,7 @@ from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.files import write_json
 from adv_ssl.keys import named
-from adv_ssl.metrics import Nowhere, Writer
+from adv_ssl.metrics import Writer
 from adv_ssl.models.attention import kernel_mesh
 from adv_ssl.models.vit import ViT
 from adv_ssl.task import Aux, Batch, PyTree, Task, adversarial
@@ -102,7 +103,7 @@ def make_recipe(stage: Stage, task: Task, steps: int) -> train.Recipe:
     rate = optim.learning_rate(stage.schedule, peak, steps)
     params = jax.eval_shape(task.init, jax.random.key(0))
     tx = optim.make(stage.optimizer, stage.layer_decay, params)
-    ema = stage.ema and train.cosine_between(stage.ema.decay, stage.ema.final_decay, steps)
+    ema = stage.ema and optim.cosine(stage.ema.decay, stage.ema.final_decay, steps)
     return train.Recipe(task, tx, rate, ema, stage.accumulation)
 
 
@@ -120,7 +121,7 @@ Step = Callable[[State, Batch, jax.Array], tuple[State, Aux]]
 
 def make_step(recipe: train.Recipe, shapes: State, fsdp: bool, mesh: Mesh) -> tuple[Step, State]:
     """(``train_step`` on a mesh, where its state is), given the shapes of the state."""
-    shardings = sharding.of_state(shapes, fsdp, mesh)
+    shardings = sharding.state_shardings(shapes, fsdp, mesh)
     traced_on = kernel_mesh(mesh)
 
     def on_mesh(state: State, batch: Batch, key: jax.Array) -> tuple[State, Aux]:
@@ -130,7 +131,7 @@ def make_step(recipe: train.Recipe, shapes: State, fsdp: bool, mesh: Mesh) -> tu
     step = jax.jit(
         on_mesh,
         donate_argnums=0,
-        out_shardings=(shardings, sharding.whole(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
     )
     return step, shardings
 
@@ -140,9 +141,7 @@ def result(stage: Stage, state: State) -> PyTree:
     return state.ema if stage.averaged else state.params
 
 
-def _receive_encoder(
-    stage: Stage, state: State, pretrained: pathlib.Path, folder: pathlib.Path
-) -> State:
+def _receive_encoder(state: State, pretrained: pathlib.Path, folder: pathlib.Path) -> State:
     """``state`` with the encoder of the stage in ``pretrained``; writes handoff.json."""
     with Checkpoints(pretrained / "checkpoints") as checkpoints:
         given = checkpoints.params()
@@ -183,7 +182,7 @@ def run(
         if fresh:
             state = random()
             if pretrained is not None:
-                state = _receive_encoder(stage, state, pretrained, folder)
+                state = _receive_encoder(state, pretrained, folder)
             state = sharding.place(state, shardings)
         else:
             state = checkpoints.restore(sharding.with_shardings(shapes, shardings))
@@ -192,14 +191,14 @@ def run(
             return _fetched(state)
         peak = optim.peak_rate(stage.optimizer, stage.batch_size)
         _log.info(
-            "%s: steps %d to %d of %d images, peak learning rate %.3g%s\n%s",
-            name, start, steps, stage.batch_size, peak,
+            "%s: steps %d to %d of %d images on %s, peak learning rate %.3g%s\n%s",
+            name, start, steps, stage.batch_size, sharding.described(), peak,
             f" = {stage.optimizer.lr:.3g} * {stage.batch_size}/256" * stage.optimizer.scaled,
             optim.table(stage.optimizer, peak, stage.layer_decay, state.params),
         )  # fmt: skip
         if stage.attack and stage.attack.doubt:
             _log.warning("%s.attack.%s; is that meant?", name, stage.attack.doubt)
-        with Writer(folder, start) if hosts.lead() else Nowhere() as writer:
+        with Writer(folder, start) if hosts.lead() else contextlib.nullcontext() as writer:
             state = train.run(
                 name,
                 lambda state, batch: step(state, sharding.assembled(batch), key),

@@ -7,8 +7,6 @@ import functools
 import logging
 import math
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adv_ssl import hosts
+from adv_ssl import hosts, preemption
 from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.files import write_arrays
 from adv_ssl.keys import named
-from adv_ssl.metrics import Nowhere, Writer
+from adv_ssl.metrics import Writer
 from adv_ssl.task import Aux, Batch, PyTree, Task
 
 MAX_BAD_STEPS = 10  # in a row; then the run ends
@@ -34,31 +32,6 @@ class TrainingError(Exception):
     """The run cannot go on; the message names the step and the last good checkpoint."""
 
 
-class Preempted(Exception):
-    """SIGTERM came; everything is saved."""
-
-
-_preemption = threading.Event()
-
-
-def watch_for_preemption() -> None:
-    """SIGTERM and Ctrl-C now ask the loop to save and leave; a second Ctrl-C ends at once."""
-
-    def ask(number: int, _: object) -> None:
-        _preemption.set()
-        if number == signal.SIGINT:  # a launcher sends SIGTERM beside the terminal's Ctrl-C
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-
-
-def stop_if_preempted() -> None:
-    """Raises Preempted once SIGTERM has come: for work that has nothing to save."""
-    if _preemption.is_set():
-        raise Preempted
-
-
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What the step needs beside its state."""
@@ -68,11 +41,6 @@ class Recipe:
     learning_rate: optax.Schedule
     ema_decay: optax.Schedule | None  # None: no moving average
     accumulation: int = 1  # parts of a batch, one after another
-
-
-def cosine_between(first: float, last: float, steps: int) -> optax.Schedule:
-    """Half a cosine from ``first`` at step 0 to ``last`` at step ``steps`` (B22)."""
-    return lambda k: last - (last - first) * (1 + jnp.cos(jnp.pi * k / max(1, steps))) / 2
 
 
 def init_state(recipe: Recipe, params: PyTree, ema: PyTree) -> State:
@@ -160,11 +128,13 @@ def run(
     batches: Iterator[Any],
     steps: int,
     checkpoints: Checkpoints,
-    writer: Writer | Nowhere,
+    writer: Writer | None,
     log_every: int,
     save_every: int,
 ) -> State:
     """Trains from ``state`` to ``steps``; saves on the way, at the end and on SIGTERM.
+
+    ``writer``: None on hosts that do not lead.
 
     Raises:
       Preempted: after SIGTERM, with the state saved.
@@ -191,19 +161,22 @@ def run(
             images = len(batch["label"]) * jax.process_count()
             values = _summary(window) | clock.lap(len(window) * images)
             window.clear()
-            writer.write(done, values)
+            if writer:
+                writer.write(done, values)
             _log.info(_progress(name, done, steps, values, clock.left(done - start, steps - done)))
             if values["bad_steps"] >= MAX_BAD_STEPS:
+                loss, kept = float(metrics["loss"]), checkpoints.latest()
+                saved = f"in {checkpoints.folder} is step {kept}" if kept else "nothing was saved"
                 raise TrainingError(
                     f"{name}: the last {values['bad_steps']:.0f} steps up to step {done} were not "
-                    f"finite (loss {float(metrics['loss'])}); the last good checkpoint is step "
-                    f"{checkpoints.latest()} in {checkpoints.folder}."
+                    f"finite (loss {loss}); {saved}. Lower config.{name}.optimizer.lr, or look at "
+                    f"the batches, {checkpoints.folder.parent}/skipped_*.npz."
                 )
         if done % save_every == 0:
             checkpoints.save(state)
-        if leave(_preemption.is_set()):
+        if leave(preemption.asked()):
             checkpoints.save(state, wait=True)
-            raise Preempted
+            raise preemption.Preempted
     if before:
         _keep_if_skipped(checkpoints.folder.parent, steps, *before)
     checkpoints.save(state, wait=True)

@@ -32,13 +32,14 @@ from timm.models.vision_transformer import VisionTransformer
 from adv_ssl.attacks import pgd
 from adv_ssl.data import sources
 from adv_ssl.data.transforms import eval_crop
-from adv_ssl.evaluation import predict, scores
+from adv_ssl.evaluation import predict
 from adv_ssl.evaluation.predict import classifier
-from adv_ssl.models.vit import MEAN, STD, Architecture, ViT
+from adv_ssl.models.vit import MEAN, STD, Architecture
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, Verdict, autoattack
 from adv_ssl.robustness.losses import cross_entropy
 from adv_ssl.weights.layouts import to_timm
 from benchmarks import timing
+from benchmarks.steps import random_classifier
 
 PyTree = Any
 
@@ -79,7 +80,7 @@ def train(
 ) -> PyTree:
     """Weights of a ViT that is trained against PGD with five steps."""
     classify, steps = classifier(architecture), 800
-    params = scores.classifier(ViT(architecture), 10).init(jax.random.key(0))
+    params = random_classifier(architecture, 10)
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0, 2e-3, 50, steps))
 
     @jax.jit

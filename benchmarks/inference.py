@@ -16,7 +16,6 @@ import numpy as np
 from adv_ssl.config import AttackConfig
 from adv_ssl.data import sources
 from adv_ssl.evaluation import predict, scores
-from adv_ssl.models.vit import ViT
 from benchmarks import photos, steps, timing
 from benchmarks.compare import torch_steps
 from benchmarks.steps import Case
@@ -46,8 +45,8 @@ def both(case: Case, rounds: int) -> dict[str, Any]:
 def from_files(case: Case, rounds: int) -> dict[str, Any]:
     """Of JPEGs of 288 x 384 pixels: decoded, resized, cropped, classified."""
     config, _ = steps.parsed(case, "nominal")
-    task = scores.classifier(ViT(config.model), case.classes)
-    model = predict.Model(config.model, jax.jit(task.init)(jax.random.key(0)), ())
+    params = steps.random_classifier(config.model, case.classes)
+    model = predict.Model(config.model, params, ())
     resize = round(config.model.image_size * 256 / 224)
     with tempfile.TemporaryDirectory() as folder:
         photos.write(pathlib.Path(folder), 8 * case.batch_size)
@@ -66,13 +65,12 @@ def from_files(case: Case, rounds: int) -> dict[str, Any]:
 
 def _ours(case: Case) -> dict[Any, Callable[[], Any]]:
     config, _ = steps.parsed(case, "nominal")
-    task = scores.classifier(ViT(config.model), case.classes)
-    params, key = jax.jit(task.init)(jax.random.key(0)), jax.random.key(1)
+    params, key = steps.random_classifier(config.model, case.classes), jax.random.key(1)
     batch = steps.batch(case) | {"index": np.arange(case.batch_size, dtype=np.int32)}
     batch = jax.tree.map(jnp.asarray, batch)
 
     def predict(attack: AttackConfig | None) -> Any:
-        return np.asarray(scores.attacked(task, attack, params, batch, key)[2])
+        return np.asarray(scores.attacked(config.model, attack, params, batch, key)[2])
 
     return {
         ("ours", "clean"): functools.partial(predict, None),

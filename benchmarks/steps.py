@@ -14,7 +14,9 @@ from adv_ssl.config import Config, Stage, parse
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.estimate import program
 from adv_ssl.estimate.program import Run
+from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import PyTree
+from adv_ssl.tasks import supervised
 from adv_ssl.tasks.byol import Byol
 
 THREATS = ("nominal", "l2")
@@ -38,6 +40,13 @@ class Case:
     def classes(self) -> int:
         """Of the labels."""
         return 1000 if self.scale == "imagenet" else 10
+
+
+def random_classifier(architecture: Architecture, classes: int) -> PyTree:
+    """Parameters of an encoder and a head."""
+    options = supervised.Supervised(0.0, 0.0, None, None)
+    task = supervised.make(options, ViT(architecture), classes)
+    return jax.jit(task.init)(jax.random.key(0))
 
 
 def parsed(case: Case, threat: str) -> tuple[Config, Stage]:

@@ -53,6 +53,12 @@ OPTIONS = {
 COUPLED_BY = {"byol": "batch norm", "simclr": "loss"}
 
 
+def random_classifier(classes: int) -> dict:
+    """Parameters of TINY and a head."""
+    task = supervised.make(OPTIONS["supervised"], ViT(TINY), classes)
+    return jax.jit(task.init)(jax.random.key(0))
+
+
 def make_task(name: str, drop_path: float = 0.0) -> Task:
     encoder = ViT(TINY, drop_path, learned_positions=name != "mae")
     return tasks.make(OPTIONS[name], encoder, CLASSES)

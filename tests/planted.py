@@ -10,10 +10,10 @@ from unittest import mock
 from absl import flags
 from ml_collections import config_flags
 
-from adv_ssl.paper import grid, runner, store, tables
+from adv_ssl.paper import exhibits, grid, runner, store
 from adv_ssl.paper.grid import Cell
 
-PAPER = tables.paper()
+PAPER = exhibits.paper()
 
 
 def config(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
@@ -38,7 +38,9 @@ def plant(cell: Cell, folder: pathlib.Path, value: Any) -> None:
     """The files of a finished cell; ``value`` of a row's name is its score, in percent."""
     run = folder / cell.name
     run.mkdir(parents=True)
-    (run / "provenance.json").write_text(json.dumps({"commit": "0123abcd", "dirty": False}))
+    (run / "provenance.json").write_text(
+        json.dumps({"dirty": False, "starts": [{"commit": "0123abcd"}]})
+    )
     if cell.module == "adv_ssl.main":
         made = config(cell, folder)
         made.pop("sources")
@@ -84,7 +86,7 @@ def of_the_paper(cell: Cell) -> Any:
         if row not in PAPER.variants:
             return 50.0
         found = PAPER.figure2[row, method, threat].value
-        if best and (method, threat) in tables.FIGURE3:
+        if best and (method, threat) in exhibits.FIGURE3:
             return PAPER.figure3[row, method, gamma].value
         return found - (not best) - (gamma - 0.65)
 

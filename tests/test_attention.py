@@ -67,7 +67,7 @@ def has_kernel(heads: int, size: int, n: int, images: int, mesh) -> bool:
 
 def test_who_is_given_the_kernel():
     """Only a batch whose split over devices is known, and heads that fill registers."""
-    mesh = sharding.row(jax.devices()[:1]).abstract_mesh
+    mesh = sharding.mesh_of(jax.devices()[:1]).abstract_mesh
     nowhere = jax.sharding.AbstractMesh((), ())
     assert has_kernel(2, 64, 17, 2, mesh)
     assert has_kernel(4, 32, 512, 2, mesh)
@@ -85,10 +85,10 @@ def test_who_is_given_the_kernel():
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, caplog):
     tpu = SimpleNamespace(
         devices=np.array([SimpleNamespace(platform="tpu")]),
-        abstract_mesh=sharding.row(jax.devices()[:1]).abstract_mesh,
+        abstract_mesh=sharding.mesh_of(jax.devices()[:1]).abstract_mesh,
     )
     assert attention.kernel_mesh(tpu) == tpu.abstract_mesh  # only compiled here: nothing to try
-    assert attention.kernel_mesh(sharding.row(jax.devices()[:1])).empty
+    assert attention.kernel_mesh(sharding.mesh_of(jax.devices()[:1])).empty
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
 
     def tried(kernel) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from adv_ssl import stage, train
+from adv_ssl import optim, stage, train
 from adv_ssl.config import parse
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.errors import UserError
@@ -94,7 +94,7 @@ def test_gradients_of_parameters_are_those_of_torch(ours, golden):
 @pytest.mark.parametrize("first", [0.99, 0.996])
 @pytest.mark.parametrize("steps", [2, 93_600])
 def test_decay_of_the_average_goes_from_first_to_one_as_half_a_cosine(first, steps):
-    decay = train.cosine_between(first, 1.0, steps)
+    decay = optim.cosine(first, 1.0, steps)
     for k in (0, steps // 2, steps):
         expected = 1 - (1 - first) * (1 + np.cos(np.pi * k / steps)) / 2
         np.testing.assert_allclose(decay(k), expected, atol=1e-7)
@@ -116,9 +116,7 @@ def test_target_follows_the_updated_parameters(first):
         prepare=lambda params, ema, batch, key: Prepared(batch["x"], None),
         loss=loss,
     )
-    recipe = train.Recipe(
-        task, optax.identity(), lambda _: rate, train.cosine_between(first, 1.0, steps)
-    )
+    recipe = train.Recipe(task, optax.identity(), lambda _: rate, optim.cosine(first, 1.0, steps))
     state = train.init_state(
         recipe, {"w": jnp.array(start, jnp.float32)}, {"w": jnp.array(target, jnp.float32)}
     )

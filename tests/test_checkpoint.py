@@ -194,7 +194,7 @@ def test_a_check_sum_sees_every_bit_and_its_place_but_no_device():
     numbers = np.arange(48, dtype=np.float32).reshape(8, 6)
     swapped, flipped = numbers[:, ::-1], numbers.copy()
     flipped.view(np.uint32)[3, 4] ^= 1
-    split = sharding.place({"a": numbers}, {"a": sharding.rows(sharding.mesh())})
+    split = sharding.place({"a": numbers}, {"a": sharding.batch_sharding(sharding.mesh())})
     of, other = checkpoint.sums({"a": numbers}), [checkpoint.sums(a) for a in (swapped, flipped)]
     weights = 2 * np.arange(48, dtype=np.uint32) + 1
     by_hand = (numbers.view(np.uint32).ravel() * weights).sum(dtype=np.uint32)

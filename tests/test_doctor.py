@@ -23,8 +23,8 @@ from adv_ssl.doctor import check, prepare, report, sets
 from adv_ssl.doctor.check import MISSING, READY, WRONG
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation.suites import SUITES
+from adv_ssl.preemption import Preempted
 from adv_ssl.recipes import paper
-from adv_ssl.train import Preempted
 
 NAMES = ["a", "b", "c"]
 
@@ -274,7 +274,7 @@ def test_ctrl_c_ends_a_look_at_many_images(monkeypatch):
         if len(seen) == 2:
             raise Preempted
 
-    monkeypatch.setattr(check, "stop_if_preempted", stop)
+    monkeypatch.setattr(check, "stop_if_asked", stop)
     with pytest.raises(Preempted):
         list(check.in_threads(str, range(5000), "x"))
 
@@ -371,7 +371,10 @@ def test_a_preparation_that_came_out_short_is_told(builder, tmp_path):
 def test_what_is_there_and_wrong_is_not_overwritten(builder, tmp_path):
     write(tmp_path, labels=(0, 1))
     folder = tmp_path / "tiny" / "1.0.0"
-    with pytest.raises(UserError, match=f"is there, but wrong .*: move {folder} away, then start"):
+    with pytest.raises(
+        UserError,
+        match=f"is already there, but damaged or incomplete .*: move {folder} away, then start",
+    ):
         prepare.prepare(tiny(), str(tmp_path))
     assert folder.is_dir()
 
@@ -432,8 +435,19 @@ def test_what_must_be_fetched_by_hand_is_asked_for_first(builder, tmp_path):
 
 def test_the_original_files_of_one_configuration_are_named(tmp_path):
     name = "imagenet_v2/matched-frequency:3.0.0"
-    assert prepare._originals(name, str(tmp_path)) == "imagenetv2-matched-frequency.tar.gz"
-    assert prepare._originals("cifar10:3.0.2", str(tmp_path)) == "cifar-10-binary.tar.gz"
+    infos = tfds.builder(name, data_dir=tmp_path).url_infos
+    assert prepare._originals(name, infos) == "imagenetv2-matched-frequency.tar.gz"
+    infos = tfds.builder("cifar10:3.0.2", data_dir=tmp_path).url_infos
+    assert prepare._originals("cifar10:3.0.2", infos) == "cifar-10-binary.tar.gz"
+
+
+def test_a_set_that_tfds_does_not_even_build_is_one_line(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ImportError("no\nmodule")
+
+    monkeypatch.setattr(tfds, "builder", broken)
+    with pytest.raises(UserError, match=r"could not be prepared \(ImportError: no module\)\.$"):
+        prepare._prepare("cifar10:3.0.2", str(tmp_path))
 
 
 # ---- the command -----------------------------------------------------------------------------
@@ -442,7 +456,6 @@ def test_the_original_files_of_one_configuration_are_named(tmp_path):
 MISTAKES = {
     "cifr10: no such data set; did you mean cifar10? choose from": ["cifr10"],
     "imagenet: no such data set; did you mean imagenet_": ["--prepare=imagenet"],
-    "digits: no such data set; choose": ["--prepare=digits"],
     "--prepare=cifar10 cifar100: expected one set alone.": ["--prepare=cifar10", "cifar100"],
     "Unknown command line flag 'preparre'": ["--preparre=cifar10"],
 }

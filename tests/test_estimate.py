@@ -294,11 +294,14 @@ def test_a_timed_step_has_two_images_a_part_where_they_are_compared(monkeypatch)
 
 
 def test_the_program_is_on_the_mesh_it_is_told():
-    mesh = sharding.row(jax.devices())
+    mesh = sharding.mesh_of(jax.devices())
     made = program.make(run_of("rotnet", 2), mesh)
     assert {leaf.sharding.mesh for leaf in jax.tree.leaves(made.arguments)} == {mesh}
     image = made.arguments[1]["image"]
-    assert (image.shape, image.sharding.spec) == ((8, 16, 16, 3), sharding.rows(mesh).spec)
+    assert (image.shape, image.sharding.spec) == (
+        (8, 16, 16, 3),
+        sharding.batch_sharding(mesh).spec,
+    )
 
 
 def test_published_sizes_need_no_data(tmp_path):

@@ -21,12 +21,12 @@ DAMAGED = {  # the bytes of results.json, and what is said of it
     "a pickle": (b"\x80\x04\x95\x10\x00", "can't decode byte"),
     "brackets without end": (b"[" * 100_000, "maximum recursion depth"),
     "a number without end": (b"[" + b"9" * 10_000 + b"]", "Exceeds the limit"),
-    "a number": (b"1", "a int, no list"),
-    "null": (b"null", "a NoneType, no list"),
-    "another kind": (b"{}", "a dict, no list"),
-    "no records": (b"[1]", "a int, no dict"),
-    "records of nothing": (b'[{"stage": "finetune"}, {}]', "stage is a NoneType, no str"),
-    "another field": (b'[{"stage": []}]', "stage is a list, no str"),
+    "a number": (b"1", "a int, not a list"),
+    "null": (b"null", "a NoneType, not a list"),
+    "another kind": (b"{}", "a dict, not a list"),
+    "no records": (b"[1]", "a int, not a dict"),
+    "records of nothing": (b'[{"stage": "finetune"}, {}]', "stage is a NoneType, not a str"),
+    "another field": (b'[{"stage": []}]', "stage is a list, not a str"),
 }
 
 
@@ -82,7 +82,7 @@ def test_a_full_disk_is_no_full_memory():
 
 def test_nobodys_home_is_one_line():
     with pytest.raises(UserError, match="~nosuchuser/x: there is no such user"):
-        files.named("~nosuchuser/x")
+        files.user_path("~nosuchuser/x")
 
 
 def test_a_record_of_the_starts_that_is_none(tmp_path):

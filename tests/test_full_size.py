@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adv_ssl import pipeline, sharding, train
+from adv_ssl import pipeline, preemption, sharding
 from adv_ssl.recipes import METHODS, THREATS
 
 IMAGENET = {
@@ -45,15 +45,15 @@ def test_a_run_is_stopped_resumed_and_scored(
     def stopping(batch):  # asked for once a step
         steps.append(None)
         if len(steps) == 2:
-            train._preemption.set()
+            preemption._asked.set()
         return assembled(batch)
 
     monkeypatch.setattr(sharding, "assembled", stopping)
     made = importlib.import_module(f"configs.{method}_{threat}").get_config(scale)
     config = tiny.change(made, SMALL | {"data.dir": str(real_data)})
-    with pytest.raises(train.Preempted):
+    with pytest.raises(preemption.Preempted):
         pipeline.run(config, tmp_path)
-    train._preemption.clear()
+    preemption._asked.clear()
     pipeline.run(config, tmp_path)
     assert len(steps) == 4 + 3  # none twice
     for stage, count in (("pretrain", 4), ("finetune", 3)):

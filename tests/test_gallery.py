@@ -55,7 +55,7 @@ def test_reconstructions_of_clean_and_attacked_patches_stand_side_by_side(tmp_pa
     delta = 0.5 + 5 * 0.1  # of an amplification of 5
     assert greys(tmp_path, 3) == [[0.1, 0.2, 0.3], [pytest.approx(delta, abs=0.01), 0.6, 0.7]]
     assert captions(page) == [[f"{TIMES} 5"], ["clean", "loss 0.500"], ["attacked", "loss 0.750"]]
-    assert "lent to it here" in page
+    assert "those of the clean patch, clipped" in page
     assert "L2 ε\xa0=\xa00.5, 2 steps of PGD" in page
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adv_ssl import pipeline, recipes, sharding, train
+from adv_ssl import pipeline, preemption, recipes, sharding
 from adv_ssl.checkpoint import Checkpoints
 
 STEPS = {"pretrain__steps": 4, "finetune__steps": 2}
@@ -68,13 +68,13 @@ def test_a_stopped_method_ends_like_an_uninterrupted_one(
     def counted(batch):  # once a step
         asked.append(None)
         if len(asked) == 3:
-            train._preemption.set()
+            preemption._asked.set()
         return assembled(batch)
 
     monkeypatch.setattr(sharding, "assembled", counted)
-    with pytest.raises(train.Preempted):
+    with pytest.raises(preemption.Preempted):
         pipeline.run(tiny.config(threat, method, **STEPS), tmp_path)
-    train._preemption.clear()
+    preemption._asked.clear()
     pipeline.run(tiny.config(threat, method, **STEPS), tmp_path)
     assert len(asked) == 6
     for stage in ("pretrain", "finetune"):

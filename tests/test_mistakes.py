@@ -127,8 +127,8 @@ MISTAKES = {
     "resize below the crop": ({"evaluate__resize": 8}, r"evaluate\.resize=8 is below"),
     "no such type": ({"dtype": "float16"}, r"config\.dtype='float16'"),
     "set not prepared": ({"data__name": "cifar100:3.0.2"}, r"cifar100.*tfds build"),
-    "no data set": ({"data__name": ""}, r"data\.name='': give digits, folder:/path or"),
-    "a folder without a path": ({"data__name": "folder:"}, r"data\.name='folder:'"),
+    "no data set": ({"data__name": ""}, r"data set '': give digits, folder:/path or"),
+    "a folder without a path": ({"data__name": "folder:"}, r"data set 'folder:'"),
     "a place that cannot be read": (
         {"data__name": "cifar10:3.0.2", "data__dir": "gs://bucket/sets"},
         r"'cifar10:3\.0\.2' in gs://bucket/sets cannot be read",
@@ -362,9 +362,8 @@ def test_an_l2_radius_that_is_written_as_one_in_linf_is_doubted(radius, doubted)
         ),
         (
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
-            "out of memory (RESOURCE_EXHAUSTED: 9 GB): lower the batch sizes "
-            "(config.STAGE.batch_size, --batch_size), raise config.STAGE.accumulation, "
-            "or take a smaller model.",
+            "out of memory (RESOURCE_EXHAUSTED: 9 GB): raise config.STAGE.accumulation, set "
+            "config.remat=True or config.fsdp=True, or lower batch_size.",
         ),
     ],
 )

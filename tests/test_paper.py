@@ -16,7 +16,18 @@ from conftest import ROOT
 from planted import PAPER, of_the_paper, plant, some
 
 from adv_ssl.errors import UserError
-from adv_ssl.paper import claims, grid, kept, lengths, page, runner, store, tables, verdicts
+from adv_ssl.paper import (
+    claims,
+    exhibits,
+    grid,
+    kept,
+    lengths,
+    page,
+    runner,
+    store,
+    tables,
+    verdicts,
+)
 from adv_ssl.paper.findings import Finding
 from adv_ssl.paper.grid import Cell
 from adv_ssl.paper.layouts import layouts
@@ -276,14 +287,14 @@ def test_a_radius_is_held_to_the_papers_by_the_change_per_pixel() -> None:
     sweeps = {"mae": (0.07, 0.15), "byol": (0.25, 0.15), "rotnet": (0.5, 0.25),
               "supervised": (0.5, 0.25)}  # fmt: skip
     curves = {
-        (method, "l2", radius): tables.Score(50.0 - place)
+        (method, "l2", radius): exhibits.Score(50.0 - place)
         for method, radii in sweeps.items()
         for place, radius in enumerate(radii)
     }
     made = dataclasses.replace(PAPER, figure1=curves, l2_unit=32 / 224)
     (claim,) = (c for c in claims.claims() if c.id == "C14")
     assert claim.test(made).margin == pytest.approx(1.0)
-    with pytest.raises(tables.Missing, match="Sup l2 at 4"):
+    with pytest.raises(exhibits.Missing, match="Sup l2 at 4"):
         claim.test(dataclasses.replace(made, l2_unit=1.0))
 
 
@@ -310,14 +321,14 @@ def test_all_24_means_of_the_papers_figures() -> None:
             epsilon = PAPER.chosen[method, threat]
             assert PAPER.figure1[method, threat, epsilon].value == pytest.approx(mean, abs=0.00051)
     for method, row in DECAYS.items():
-        for gamma, mean in zip(tables.GAMMAS, row, strict=True):
+        for gamma, mean in zip(grid.GAMMAS, row, strict=True):
             found = np.mean([PAPER.gamma(variant, method, gamma) for variant in PAPER.variants])
             assert found == pytest.approx(mean, abs=0.00051)
 
 
 def test_the_papers_files_are_whole() -> None:
     assert (len(PAPER.figure2), len(PAPER.figure3), len(PAPER.table1)) == (96, 96, 144)
-    for method, threat in tables.FIGURE3:  # identical columns (D15)
+    for method, threat in exhibits.FIGURE3:  # identical columns (D15)
         for variant in PAPER.variants:
             at_065 = PAPER.gamma(variant, method, 0.65)
             assert at_065 == PAPER.cell(variant, method, threat)
@@ -403,10 +414,10 @@ def test_any_part_of_a_store_can_be_judged_and_laid_out(found: store.Store) -> N
                     layout.fill(layout.key(row.key, column.key))
 
 
-def shifted(field: str, key: Any, by: float) -> tables.Exhibits:
+def shifted(field: str, key: Any, by: float) -> exhibits.Exhibits:
     """The paper's numbers with one changed."""
     scores = dict(getattr(PAPER, field))
-    scores[key] = tables.Score(scores[key].value + by)
+    scores[key] = exhibits.Score(scores[key].value + by)
     return dataclasses.replace(PAPER, **{field: scores})
 
 
@@ -445,12 +456,12 @@ def test_claims_that_fail_can_hold() -> None:
 def over_seeds(margins: list[float]) -> tables.Ours:
     """BYOL in L2 above nominal BYOL by these points, one for each seed."""
 
-    def above(margin: float) -> tables.Exhibits:
+    def above(margin: float) -> exhibits.Exhibits:
         curve = {
-            ("byol", "nominal", 0.0): tables.Score(50.0),
-            ("byol", "l2", 2.0): tables.Score(50.0 + margin),
+            ("byol", "nominal", 0.0): exhibits.Score(50.0),
+            ("byol", "l2", 2.0): exhibits.Score(50.0 + margin),
         }
-        return tables.Exhibits(("cifar10",), {}, {}, curve, {}, {}, {}, {})
+        return exhibits.Exhibits(("cifar10",), {}, {}, curve, {}, {}, {}, {})
 
     seeds = dict(enumerate(map(above, margins)))
     return tables.Ours(above(float(np.mean(margins))), seeds, tuple(seeds))
@@ -495,7 +506,7 @@ def test_a_verdict_of_several_parts(parts: list[list[float]], verdict: str) -> N
     claim = claims.Claim("", "", "", None, lambda e: Finding(e, None, ""), False, False)  # type: ignore[arg-type, return-value]
     found = verdicts.judge_ours(claim, tables.Ours(seeds[0], seeds, tuple(seeds)))
     assert found.verdict == verdict
-    lows = [tables.interval(part)[1] for part in parts]
+    lows = [exhibits.interval(part)[1] for part in parts]
     assert found.low == pytest.approx(min(lows))
 
 
@@ -544,12 +555,12 @@ def test_the_threat_of_the_best_attacked_model_is_chosen_once(tmp_path: pathlib.
 
 def test_a_part_of_what_is_swept_decides_nothing() -> None:
     """Neither the best radius nor the best decay is known before all are scored."""
-    curve = {("byol", "l2", r): tables.Score(50.0 - abs(r - 2)) for r in (1.0, 2.0, 4.0)}
+    curve = {("byol", "l2", r): exhibits.Score(50.0 - abs(r - 2)) for r in (1.0, 2.0, 4.0)}
     radii = {("byol", "l2"): (1.0, 2.0, 4.0, 8.0)}
     part = dataclasses.replace(PAPER, figure1=curve, radii=radii)
     for name in ("C04", "C14"):
         assert verdicts.judge(CLAIMS[name], part).detail.startswith("missing: ")
-    robust = {(gamma, 0.5): tables.Score(60 - 10 * gamma) for gamma in (0.65, 0.75)}
+    robust = {(gamma, 0.5): exhibits.Score(60 - 10 * gamma) for gamma in (0.65, 0.75)}
     part = dataclasses.replace(PAPER, figure5=robust, gammas=(0.65, 0.75, 0.85))
     assert verdicts.judge(CLAIMS["C20"], part).detail == "missing: robust accuracy of all decays"
     whole = dataclasses.replace(part, gammas=(0.65, 0.75))

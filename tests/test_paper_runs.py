@@ -28,8 +28,8 @@ from adv_ssl.evaluation import predict
 from adv_ssl.evaluation.suites import SUITES
 from adv_ssl.files import held
 from adv_ssl.paper import grid, prices, runner, store
+from adv_ssl.paper.exhibits import rows
 from adv_ssl.paper.grid import Cell
-from adv_ssl.paper.tables import rows
 from adv_ssl.recipes import small
 
 # ml_collections loads a configuration file so
@@ -99,7 +99,7 @@ def test_every_command_is_a_valid_configuration_of_its_cell(
         else:
             _, method, threat, _, gamma = words
             attack = made.pretrain.attack
-            own = grid.folder(attack.norm, attack.epsilon) if attack else "nominal"
+            own = grid.threat_folder(attack.norm, attack.epsilon) if attack else "nominal"
             assert (own, f"gamma{made.finetune.layer_decay:g}") == (threat, gamma)
             assert type(made.pretrain.task).__name__.lower() == method
         encoder = by_name[cell.needs] if cell.needs else made
@@ -169,7 +169,7 @@ def test_the_page_on_scale_has_the_prices() -> None:
     _, speed = prices.SPEEDS["imagenet"]
     for row in rows("training"):
         if row["recipe"] == "imagenet":
-            stage = names.METHODS.get(row["stage"], "fine-tuning")
+            stage = names.METHOD_TITLES.get(row["stage"], "fine-tuning")
             label = stage if stage == "fine-tuning" else f"{stage}, {row['threat']}"
             gflops, steps, size = (float(row[k]) for k in list(row)[3:])
             hours = gflops * 1e9 * steps * size / speed / 3600
@@ -197,21 +197,26 @@ config = {"evaluate": {"attacks": []}, "weights": "/a/finetune"}
 """
 RUNNER = """
 import pathlib, sys
-from adv_ssl import train
+from adv_ssl import preemption
 from adv_ssl.paper import runner
 from adv_ssl.paper.grid import Cell
 sys.path.insert(0, {tests!r})
 import test_paper_runs
-train.watch_for_preemption()
+preemption.watch()
 store = pathlib.Path(sys.argv[1])
 try:
     print(runner.run(test_paper_runs.CHAIN, store, test_paper_runs.stub(store, float(sys.argv[2]))))
-except train.Preempted:
+except preemption.Preempted:
     sys.exit(75)
 """
 CHAIN = [
     Cell(
-        name, "finetune", "", (f"--config.weights={{store}}/{needs}/finetune",) * bool(needs), needs
+        name,
+        "finetune",
+        "",
+        (f"--config.weights={{store}}/{needs}/finetune",) * bool(needs),
+        needs,
+        "finetune" if needs else "",
     )
     for name, needs in (("a", ""), ("b", "a"), ("c", "a"), ("d", ""))
 ]

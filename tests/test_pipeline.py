@@ -16,8 +16,8 @@ import pytest
 import tiny
 from conftest import ROOT
 
+from adv_ssl import checkpoint, pictures, pipeline, preemption, report, sharding, train
 from adv_ssl import config as config_module
-from adv_ssl import pictures, pipeline, report, sharding, train
 from adv_ssl.checkpoint import Checkpoints
 from adv_ssl.config import parse
 from adv_ssl.data import sources
@@ -65,14 +65,14 @@ def test_a_score_has_beside_it_that_of_the_commonest_class(finished, monkeypatch
     clean, _ = tiny.results(finished)
     assert (clean["commonest"], clean["flags"]) == (share, [])
     page = (finished / "report.html").read_text()
-    assert f"To say the commonest class of every image would score {100 * share:.1f}%" in page
+    assert f"Always predicting the most frequent class would score {100 * share:.1f}%" in page
     monkeypatch.setattr(
         scores, "attacked", lambda *given: (None, None, np.full(len(given[3]["label"]), 3))
     )
-    options = parse(tiny.config().to_dict()).evaluate
-    record = scores.score(None, None, source, options, 16, None, 0)
+    config = parse(tiny.config().to_dict())
+    record = scores.score(config.model, None, source, config.evaluate, None, 0)
     assert record["value"] == labels.count(3) / 50
-    assert record["flags"] == ["the model says one class alone"]
+    assert record["flags"] == ["the model predicts one class for every image"]
 
 
 def test_a_page_has_no_recipe_of_a_pretraining_that_was_elsewhere(finished, tmp_path):
@@ -117,7 +117,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkey
     def counted(batch):  # once a step
         asked.append(None)
         if len(asked) in (3, 5, 9, 11):
-            train._preemption.set()
+            preemption._asked.set()
         return assembled(batch)
 
     monkeypatch.setattr(sharding, "assembled", counted)
@@ -125,9 +125,9 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkey
     for _ in range(5):
         try:
             pipeline.run(tiny.config(), tmp_path)
-        except train.Preempted:
+        except preemption.Preempted:
             stops += 1
-            train._preemption.clear()
+            preemption._asked.clear()
     assert stops == 4
     assert len(asked) == 12
     for stage in ("pretrain", "finetune"):
@@ -235,9 +235,15 @@ def test_scores_are_of_the_checkpoint_that_is_there(finished, tmp_path):
     path.write_text(json.dumps([{**r, "value": 0.99} for r in before]))
     pipeline.run(tiny.config(), tmp_path / "run")
     assert {r["value"] for r in tiny.results(tmp_path / "run")} == {0.99}
-    for stage in ("pretrain", "finetune"):
-        shutil.rmtree(tmp_path / "run" / stage / "checkpoints")
+    pictures_of = {"filters": "pretrain", "pretrain_gallery": "pretrain", "gallery": "finetune"}
+    for name, stage in pictures_of.items():
+        np.savez(tmp_path / "run" / "figures" / f"{name}.npz", weights="step 6, of another one")
+        shutil.rmtree(tmp_path / "run" / stage / "checkpoints", ignore_errors=True)
     pipeline.run(tiny.config(), tmp_path / "run")
+    for name, stage in pictures_of.items():
+        with np.load(tmp_path / "run" / "figures" / f"{name}.npz") as picture:
+            assert str(picture["weights"]) == checkpoint.contents(tmp_path / "run" / stage)
+            assert len(picture.files) > 2
     after = tiny.results(tmp_path / "run")
     assert [r["value"] for r in after] == [r["value"] for r in before]
     assert len(after) == len(before)
@@ -258,7 +264,7 @@ def test_weights_that_are_trained_in_part(key, finished, tmp_path):
     shutil.copytree(finished / "pretrain", stage)
     steps = sorted(int(path.name) for path in (stage / "checkpoints").iterdir())
     shutil.rmtree(stage / "checkpoints" / str(steps[-1]))
-    said = rf"config\.{key}=.* is trained in part, step {steps[-2]} of 6: start its own command"
+    said = rf"config\.{key}=.* is only partly trained, step {steps[-2]} of 6: start its own command"
     with pytest.raises(UserError, match=said):
         pipeline.run(tiny.config(**{key: str(stage)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -333,7 +339,7 @@ def test_pictures_are_of_a_few_images_however_a_batch_is_split(hosts, parts, tmp
     recipe = make_recipe(config.pretrain, make_task(config, config.pretrain, 10), 1)
     state = random_state(config.pretrain, recipe, jax.random.key(0))
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
-    pictures.prepared(config, config.pretrain, state, source, tmp_path)
+    pictures.prepared(config, config.pretrain, state, "step 0", source, tmp_path)
     assert len(np.load(tmp_path / "pretrain_gallery.npz")["clean_input"]) == pictures.PICTURES
 
 
@@ -345,7 +351,7 @@ def test_a_damaged_file_of_the_run_is_named(finished, name, tmp_path):
         pipeline.run(tiny.config(), tmp_path / "run")
     other = "[3]" if name == "results.json" else "[]"
     (tmp_path / "run" / name).write_text(other)
-    with pytest.raises(UserError, match=rf"run/{name} is damaged .a (list|int), no dict"):
+    with pytest.raises(UserError, match=rf"run/{name} is damaged .a (list|int), not a dict"):
         pipeline.run(tiny.config(), tmp_path / "run")
 
 
@@ -421,7 +427,7 @@ def test_a_signal_saves_and_exits_with_75(number, tmp_path):
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75, out
-    assert "stopped and saved" in out
+    assert "stopped: start the same command" in out
     assert tiny.params(tmp_path / "pretrain")
 
 

@@ -196,7 +196,7 @@ def test_every_leaf_of_the_recipe_is_there_with_its_source(page: str) -> None:
 
 
 def test_the_rest_is_there(page: str) -> None:
-    assert "not there" not in page
+    assert "is missing: the run" not in page
     assert "cannot be shown" not in page
     for text in (
         "BYOL: adversarial pre-training, L2 ε\xa0=\xa01", "4 carried, 1 fresh, 1 dropped",
@@ -237,7 +237,7 @@ def test_it_is_a_function_of_the_folder(run: pathlib.Path, page: str) -> None:
 def test_of_an_empty_folder(tmp_path: pathlib.Path) -> None:
     page = report.write(tmp_path / "new").read_text()
     for source in SOURCES:
-        assert f"{source}: not there" in page
+        assert f"{source} is missing" in page
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -245,7 +245,7 @@ def test_of_a_single_file(run: pathlib.Path, tmp_path: pathlib.Path, source: str
     (tmp_path / source).parent.mkdir(exist_ok=True)
     shutil.copy(run / source, tmp_path / source)
     page = report.write(tmp_path).read_text()
-    absent = {s for s in SOURCES if f"{s}: not there" in page}
+    absent = {s for s in SOURCES if f"{s} is missing" in page}
     assert absent == set(SOURCES) - {source}
     assert "cannot be shown" not in page
 
@@ -299,7 +299,7 @@ def test_the_attack_of_pretraining_is_named(tmp_path: pathlib.Path) -> None:
 
 def test_nothing_scored_yet_and_only_a_clean_score(tmp_path: pathlib.Path) -> None:
     (tmp_path / "results.json").write_text("[]")
-    assert "results.json: not there" in report.write(tmp_path).read_text()
+    assert "results.json is missing" in report.write(tmp_path).read_text()
     (tmp_path / "results.json").write_text(json.dumps([record(None, 0.0, 1.0)]))
     assert "no attack evaluated" in report.write(tmp_path).read_text()
 

@@ -10,7 +10,7 @@ import tiny
 
 from adv_ssl.data.sources import Records, Source
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import doubts, page, predict, robust
+from adv_ssl.evaluation import gradient_masking, page, predict, robust
 from adv_ssl.evaluation.predict import Model
 from adv_ssl.models.vit import Architecture
 from adv_ssl.robustness.autoattack import Budget
@@ -48,7 +48,7 @@ def model():
 
 @pytest.fixture
 def plain(monkeypatch):
-    for module in (robust, doubts, predict):
+    for module in (robust, gradient_masking, predict):
         monkeypatch.setattr(module, "classifier", lambda architecture: network)
 
 
@@ -196,7 +196,9 @@ def test_a_doubt_of_the_ladder_is_with_the_score_it_was_seen_at(
     model, source, plain, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        robust.doubts, "ladder", lambda *_: {"accuracy": {}, "zero_gradient": 1, "flags": ["odd"]}
+        robust.gradient_masking,
+        "ladder",
+        lambda *_: {"accuracy": {}, "zero_gradient": 1, "flags": ["odd"]},
     )
     records = robust.run(model, source, 0, curve(), tmp_path)
     assert [r["flags"] for r in records] == [[], [], ["odd"], []]
@@ -213,9 +215,9 @@ def test_a_doubt_of_the_ladder_is_with_the_score_it_was_seen_at(
         ("linf", 4.0, "--radii=4 in L-inf: from 0.5 on, .* plain grey; did you mean 4/255 = 0.015"),
     ],
 )
-def test_a_radius_in_another_unit_is_refused(norm, radius, said, model, source, plain, tmp_path):
+def test_a_radius_in_another_unit_is_refused(norm, radius, said):
     with pytest.raises(UserError, match=said):
-        robust.run(model, source, 0, curve(norm=norm, radii=(0.3, radius)), tmp_path)
+        curve(norm=norm, radii=(0.3, radius)).check(ARCHITECTURE.image_size)
 
 
 def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
@@ -226,20 +228,21 @@ def test_the_page_of_a_curve(model, source, plain, tmp_path, monkeypatch):
     text = page.write(tmp_path).read_text()
     for said in (
         "Robust curve",
-        "Doubts",
+        "Gradient-masking checks",
         "PGD-40, 3 restarts",
         "apgd, L2 ε\xa0=\xa00.05",
-        "Images that fell",
+        "Successful attacks",
     ):
         assert said in text
 
 
 def ladder(classify, model, source, monkeypatch, norm="l2"):
-    monkeypatch.setattr(doubts, "classifier", lambda architecture: classify)
+    monkeypatch.setattr(gradient_masking, "classifier", lambda architecture: classify)
     images = np.stack([source.records[i]["image"] for i in range(25)]).astype(np.float32) / 255
     labels = np.array([source.records[i]["label"] for i in range(25)])
     jax.clear_caches()
-    return doubts.ladder(model, images, labels, norm, {"l2": 0.2, "linf": 0.05}[norm], 0, 8)
+    epsilon = {"l2": 0.2, "linf": 0.05}[norm]
+    return gradient_masking.ladder(model, images, labels, norm, epsilon, 0, 8)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -268,10 +271,10 @@ def test_a_network_of_steps_is_named(model, source, monkeypatch):
 
 
 def test_a_weaker_rung_above_a_stronger_one_is_named():
-    names = ["clean", *(rung.name for rung in doubts.LADDER)]
+    names = [rung.name for rung in gradient_masking.LADDER]
     well = dict(zip(names, (0.9, 0.9, 0.5, 0.45, 0.44, 0.44, 0.0), strict=True))
-    assert doubts.flags(well, 0.0, 256) == []
-    (flag,) = doubts.flags(well | {"PGD-40": 0.6}, 0.0, 256)
+    assert gradient_masking.flags(well, 0.0, 256) == []
+    (flag,) = gradient_masking.flags(well | {"PGD-40": 0.6}, 0.0, 256)
     assert flag.startswith("PGD-40 breaks less than PGD-10 (60.0% and 45.0% stand)")
 
 
@@ -288,11 +291,20 @@ def test_what_square_alone_breaks_is_doubted():
         ({"attack": "cw"}, "--attack=cw: choose from pgd, apgd, autoattack"),
         ({"radii": ()}, "--radii: name one"),
         ({"radii": (0.0, 1.0)}, "--radii: 0 is not above 0"),
-        ({"radii": (2.0, 1.0)}, "each once, going up"),
-        ({"images": 0}, "--images=0"),
-        ({"batch_size": 0}, "--batch_size=0"),
+        ({"radii": (2.0, 1.0)}, "must be strictly increasing"),
     ],
 )
 def test_mistakes(changes, said):
     with pytest.raises(UserError, match=said):
         curve(**changes)
+
+
+def test_scores_of_two_preparations_stand_beside_each_other(model, source, plain, tmp_path):
+    """Never one's clean score below the other's curve."""
+    made = [
+        robust.run(model, source, resize, curve(attack="pgd"), tmp_path)
+        for resize in (0, 2 * ARCHITECTURE.image_size)
+    ]
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept == [record for records in made for record in records]
+    assert len({record["prepared"] for record in kept}) == 2

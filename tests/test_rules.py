@@ -7,7 +7,7 @@ import pytest
 
 from adv_ssl.data.corruptions import TYPES
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import rules, runner
+from adv_ssl.evaluation import rules, runner, suites
 
 
 def logits_for(*tops: dict[int, float]) -> np.ndarray:
@@ -22,8 +22,9 @@ def logits_for(*tops: dict[int, float]) -> np.ndarray:
 
 
 def test_top1_is_the_largest_logit():
-    hits = rules.top1(np.array([[0, 2, 1], [3, 2, 1], [0, 0, -1]]), np.array([1, 1, 0]))
-    np.testing.assert_array_equal(hits, [True, False, True])
+    scored = suites.top1(np.array([[0, 2, 1], [3, 2, 1], [0, 0, -1]]), np.array([1, 1, 0]))
+    np.testing.assert_array_equal(scored.right, [True, False, True])
+    assert scored.counts == {"top1": (2, 3)}
 
 
 def test_restricted_top1_sees_the_classes_of_the_set_alone():
@@ -31,16 +32,16 @@ def test_restricted_top1_sees_the_classes_of_the_set_alone():
     logits = logits_for({5: 4, 6: 2, 11: 1}, {5: 4, 6: 1, 11: 2}, {988: 1})
     labels = np.array([6, 6, 988])
     classes = rules.imagenet_a_classes()
-    np.testing.assert_array_equal(rules.top1(logits, labels), [False, False, True])
-    hits = rules.restricted_top1(logits, labels, classes)
-    np.testing.assert_array_equal(hits, [True, False, True])
+    np.testing.assert_array_equal(suites.top1(logits, labels).right, [False, False, True])
+    predicted = rules.restricted_decisions(logits, labels, classes)
+    np.testing.assert_array_equal(predicted == labels, [True, False, True])
 
 
 def test_a_label_outside_the_restricted_classes_is_refused():
     logits = logits_for({1: 1})
-    assert rules.restricted_top1(logits, np.array([1]), rules.imagenet_r_classes()).all()
+    assert rules.restricted_decisions(logits, np.array([1]), rules.imagenet_r_classes()) == [1]
     with pytest.raises(UserError, match=r"^label 1 is none of the 200 classes .*this data set\.$"):
-        rules.restricted_top1(logits, np.array([1]), rules.imagenet_a_classes())
+        rules.restricted_decisions(logits, np.array([1]), rules.imagenet_a_classes())
 
 
 # ---- class lists ----------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, random_classifier
 
 from adv_ssl.config import Evaluation
 from adv_ssl.data.sources import Source
 from adv_ssl.evaluation import scores
 from adv_ssl.models.vit import ViT
+from adv_ssl.tasks.classifier import classify
 
 CLASSES = 3
 
@@ -30,12 +31,11 @@ class Images:
 
 @pytest.fixture(scope="module")
 def setting():
-    task = scores.classifier(ViT(TINY), CLASSES)
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = random_classifier(CLASSES)
     # A head that says something: random weights of a useful size.
     noise = np.random.default_rng(1).standard_normal((TINY.width, CLASSES)).astype(np.float32)
     params["head"]["kernel"] = noise
-    return task, params, Source(Images(23), CLASSES, tuple("abc"))
+    return params, Source(Images(23), CLASSES, tuple("abc"))
 
 
 def options(batch_size, attacks=()):
@@ -43,10 +43,10 @@ def options(batch_size, attacks=()):
 
 
 def all_scores(setting, batch_size):
-    task, params, source = setting
+    params, source = setting
     made = options(batch_size, (("linf", 4 / 255, 3), ("l2", 0.5, 3)))
     attacks = [None, *made.make_attacks()]
-    return [scores.score(task, params, source, made, 8, attack, 0) for attack in attacks]
+    return [scores.score(TINY, params, source, made, attack, 0) for attack in attacks]
 
 
 def test_the_batch_size_changes_nothing(setting):
@@ -59,10 +59,10 @@ def test_the_batch_size_changes_nothing(setting):
 
 
 def test_accuracy_is_counted_by_hand(setting):
-    task, params, source = setting
+    params, source = setting
     images = source.records.pixels.astype(np.float32) / 255
-    logits = task.loss(params, images, jax.nn.one_hot(source.records.labels, CLASSES), None)[1]
-    expected = (np.argmax(logits["logits"], -1) == source.records.labels).mean()
+    logits = classify(ViT(TINY), params, images, None)
+    expected = (np.argmax(logits, -1) == source.records.labels).mean()
     assert all_scores(setting, 8)[0]["value"] == expected
     assert 0 < expected < 1
 
@@ -74,13 +74,13 @@ def test_an_attack_never_helps(setting):
 
 
 def test_an_image_is_attacked_alike_in_any_batch(setting):
-    task, params, _ = setting
+    params, _ = setting
     attack = options(8, (("l2", 0.5, 2),)).make_attacks()[0]
     images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(4, np.int32), "index": np.arange(4, dtype=np.int32)}
     last = {key: value[3:] for key, value in batch.items()}
-    _, whole, _ = scores.attacked(task, attack, params, batch, jax.random.key(0))
-    _, alone, _ = scores.attacked(task, attack, params, last, jax.random.key(0))
+    _, whole, _ = scores.attacked(TINY, attack, params, batch, jax.random.key(0))
+    _, alone, _ = scores.attacked(TINY, attack, params, last, jax.random.key(0))
     np.testing.assert_allclose(whole[3], alone[0], atol=1e-5)
 
 

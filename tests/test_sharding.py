@@ -75,7 +75,7 @@ ELASTIC = """
 import json, pathlib, sys, zlib
 sys.path[:0] = ["tests"]
 import jax, tiny
-from adv_ssl import sharding, stage, train
+from adv_ssl import preemption, sharding, stage
 from adv_ssl.config import parse
 from adv_ssl.data import sources
 config = parse(tiny.config("l2", "rotnet", **json.loads(sys.argv[2])).to_dict())
@@ -85,17 +85,17 @@ source, assembled, seen = sources.load("digits", "train", ""), sharding.assemble
 def watched(batch):
     seen.append(zlib.crc32(batch["image"].tobytes()))
     if len(seen) in [2 * i for i in range(1, len(meshes))]:
-        train._preemption.set()
+        preemption._asked.set()
     return assembled(batch)
 
 sharding.assembled = watched
 for devices in meshes:
-    mesh = sharding.row(jax.devices()[:devices])
+    mesh = sharding.mesh_of(jax.devices()[:devices])
     sharding.mesh = sharding._here = lambda: mesh
     try:
         stage.run("pretrain", config, config.pretrain, source, pathlib.Path(sys.argv[1]), None)
-    except train.Preempted:
-        train._preemption.clear()
+    except preemption.Preempted:
+        preemption._asked.clear()
 print(json.dumps(seen))
 """
 

@@ -7,24 +7,22 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tfds_sets
 import tiny
 from absl import flags
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, random_classifier
 
 from adv_ssl import evaluate as evaluate_command
 from adv_ssl import provenance
 from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.data import corruptions, sources
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import corrupted, page, predict, robust, rules, runner, scores, suites
+from adv_ssl.evaluation import corrupted, images, page, predict, robust, rules, runner, suites
 from adv_ssl.evaluation.predict import Model, Predictions
 from adv_ssl.files import write_json
-from adv_ssl.models.vit import ViT
 from adv_ssl.weights.transfer import export_weights
 
 OPTIONS = runner.Options("", 4, 0)
@@ -52,7 +50,7 @@ def save(
     step: int = 0,
     scale: float = 1.0,  # of the logits
 ) -> None:
-    params = jax.jit(scores.classifier(ViT(TINY), classes).init)(jax.random.key(0))
+    params = random_classifier(classes)
     noise = np.random.default_rng(1).standard_normal((TINY.width, classes)).astype(np.float32)
     params["head"]["kernel"] = jnp.asarray(scale * noise)
     with Checkpoints(folder / "checkpoints", TINY) as checkpoints:
@@ -317,7 +315,7 @@ def test_a_set_of_another_class_order_is_named(sets, classifier, tmp_path):
     names.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     options = runner.Options(str(tmp_path / "sets"), 4, 0)
     with pytest.raises(UserError, match=r"not the 1000 sorted WNIDs .* class 0, n01443537"):
-        runner._open(row("a"), predict.load(classifier), options.data_dir)
+        images.opened(row("a"), predict.load(classifier), options.data_dir)
 
 
 def test_a_model_of_another_class_order_is_named(sets, tmp_path):
@@ -325,7 +323,7 @@ def test_a_model_of_another_class_order_is_named(sets, tmp_path):
     save(tmp_path / "named", 1000, tuple(reversed(rules.wnids())))
     options = runner.Options(str(sets), 4, 0)
     with pytest.raises(UserError, match=r"other classes or another order, .* class 0, n15075141"):
-        runner._open(row("v2"), predict.load(tmp_path / "named"), options.data_dir)
+        images.opened(row("v2"), predict.load(tmp_path / "named"), options.data_dir)
     model = Model(TINY, {"head": {"kernel": np.zeros((1, 10))}}, ())
     shown = suites.CIFAR10[0]
     for value, doubted in ((0.10, True), (0.05, True), (0.20, False)):
@@ -337,8 +335,8 @@ def test_a_model_of_another_class_order_is_named(sets, tmp_path):
 @pytest.mark.parametrize(
     ("order", "named"),
     [
-        ([0, 1, 2, 5, 4, 3, 6, 7, 8, 9], "2 classes are taken for others, as cat for dog"),
-        ([*range(1, 10), 0], "10 classes are taken for others, as airplane for automobile"),
+        ([0, 1, 2, 5, 4, 3, 6, 7, 8, 9], "2 classes seem swapped, such as cat for dog"),
+        ([*range(1, 10), 0], "10 classes seem swapped, such as airplane for automobile"),
         ([*range(10)], None),
     ],
 )
@@ -361,28 +359,28 @@ def test_a_planted_class_order_is_named(order, named, tmp_path, monkeypatch):
     assert record["value"] == 1 - moved / 10
     assert len(flags) == (0 if named is None else 1 if moved < 10 else 2)
     assert ("no better than chance" in "".join(flags)) == (moved == 10)
-    assert named is None or f"{named}: is the class order the set's?" in flags
+    assert named is None or f"{named}: is it this set's class order?" in flags
 
 
 def test_a_model_of_other_classes_is_refused(sets, tmp_path):
     save(tmp_path / "ten", 10)
     with pytest.raises(UserError, match="is scored with 1000 classes and the model has 10"):
-        runner._open(row("v2"), predict.load(tmp_path / "ten"), str(sets))
+        images.opened(row("v2"), predict.load(tmp_path / "ten"), str(sets))
 
 
 def test_corruptions_on_the_fly(real_data, tmp_path):
     """The suite cifar10: the same images, corrupted by seed and place."""
     save(tmp_path / "ten", 10)
     noise = next(row for row in suites.CIFAR10 if row.name == "c/gaussian_noise_5")
-    clean = runner._open(noise, predict.load(tmp_path / "ten"), str(real_data)).first(6)
+    clean = images.opened(noise, predict.load(tmp_path / "ten"), str(real_data)).first(6)
 
-    def images(source: sources.Source) -> np.ndarray:
+    def pixels(source: sources.Source) -> np.ndarray:
         return np.array([source.records[i]["image"] for i in range(6)])
 
     a, b, other = (corrupted.corrupted(clean, noise.corruption, seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(images(a), images(b))
-    assert 5 < np.abs(np.float32(images(clean)) - images(a)).mean() < 60
-    assert (images(a)[0] != images(other)[0]).any()
+    np.testing.assert_array_equal(pixels(a), pixels(b))
+    assert 5 < np.abs(np.float32(pixels(clean)) - pixels(a)).mean() < 60
+    assert (pixels(a)[0] != pixels(other)[0]).any()
 
 
 def test_corrupted_images_are_kept_for_the_next_model(tmp_path, monkeypatch):
@@ -444,10 +442,10 @@ def test_a_folder_of_scores_is_of_the_same_weights(tmp_path):
     with pytest.raises(UserError, match="nothing was scored"):
         command(f"--weights={tmp_path / 'moved/finetune'}", *line)
     save(tmp_path / "moved/finetune", 10, step=1)
-    with pytest.raises(UserError, match=r"holds other scores: contents is step 0, .* and step 1, "):
+    with pytest.raises(UserError, match="holds scores of other weights: choose another"):
         command(f"--weights={tmp_path / 'moved/finetune'}", *line)
     (scores / "evaluation.json").unlink()
-    with pytest.raises(UserError, match="holds scores of nobody knows what"):
+    with pytest.raises(UserError, match="nobody knows whose scores"):
         command(f"--weights={tmp_path / 'moved/finetune'}", *line)
 
 
@@ -457,8 +455,8 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
     line = [f"--weights={tmp_path / 'ten'}", f"--workdir={tmp_path / 'w'}"]
     with pytest.raises(UserError, match="nothing was scored"):
         command(*line, "--suite=transfer", "--data_dir=/nowhere")
-    for images, radii in ((2, "0.1"), (4, "0.1"), (4, "0.05")):
-        attack = "--data=digits", "--attack=pgd", f"--radii={radii}", f"--images={images}"
+    for count, radii in ((2, "0.1"), (4, "0.1"), (4, "0.05")):
+        attack = "--data=digits", "--attack=pgd", f"--radii={radii}", f"--images={count}"
         command(*line, "--suite=robust", "--batch_size=2", *attack)
     records = [r for r in tiny.results(tmp_path / "w") if r["suite"] == "robust"]
     assert [(r["n"], r["attack"] and r["attack"]["epsilon"]) for r in records] == [
@@ -519,11 +517,11 @@ def test_the_images_of_a_run_are_prepared_as_it_scores_them(tmp_path, monkeypatc
     write_json(tmp_path / "run" / "config.json", config)
     model = Model(TINY, {"head": {"kernel": np.zeros((8, 2))}}, ("a", "b"))
     for written in (f"folder:{tmp_path}/images", f"folder:{tmp_path}/images/", "folder:images"):
-        assert runner.data(model, written, None, "", tmp_path / "run")[1] == 24
-    assert runner.data(model, "folder:images", None, "", tmp_path / "file")[1] == 0
-    assert runner.data(model, "folder:images", None, "", tmp_path / "file", 24)[1] == 24
-    assert runner.prepared(24, 16) == "short side 24, central crop of 16"
-    assert runner.prepared(0, 16) == "stretched to 16 x 16"
+        assert images.to_attack(model, written, None, "", tmp_path / "run")[1] == 24
+    assert images.to_attack(model, "folder:images", None, "", tmp_path / "file")[1] == 0
+    assert images.to_attack(model, "folder:images", None, "", tmp_path / "file", 24)[1] == 24
+    assert images.prepared(24, 16) == "short side 24, central crop of 16"
+    assert images.prepared(0, 16) == "stretched to 16 x 16"
 
 
 def test_scores_of_a_model_trained_in_part_say_so(sets, tmp_path):
@@ -539,8 +537,8 @@ def test_scores_of_a_model_trained_in_part_say_so(sets, tmp_path):
 
 def test_planted_logits_that_mask_the_gradient_are_named(tmp_path, monkeypatch):
     """A classifier with a million times its head, through the command, to the page."""
-    first, *_, last = robust.doubts.LADDER
-    monkeypatch.setattr(robust.doubts, "LADDER", (first, last))
+    clean, noise, *_, last = robust.gradient_masking.LADDER
+    monkeypatch.setattr(robust.gradient_masking, "LADDER", (clean, noise, last))
     save(tmp_path / "ten", 10, scale=1e6)
     write_json(tmp_path / "ten" / "stage.json", {"steps": 7, "classes": []})
     command(
@@ -558,13 +556,14 @@ def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
     """Cropped where the run crops; a set that it was not trained on is stretched."""
     save(tmp_path / "finetune", 10)
     model = predict.load(tmp_path / "finetune")
-    assert runner.data(model, "digits", None, "", tmp_path)[1] == 0
+    assert images.to_attack(model, "digits", None, "", tmp_path)[1] == 0
     write_json(tmp_path / "config.json", {"architecture": "vit_base"})  # of timm's hub
-    assert runner.data(model, "digits", None, "", tmp_path)[1] == 0
+    assert images.to_attack(model, "digits", None, "", tmp_path)[1] == 0
     for name, resize in (("digits", 20), ("folder:/images", 0)):
         config = tiny.config(data__name=name, evaluate__resize=20).to_dict()
+        del config["init_from"]  # of a run from before that key was there
         write_json(tmp_path / "config.json", config)
-        assert runner.data(model, "digits", None, "", tmp_path)[1] == resize
+        assert images.to_attack(model, "digits", None, "", tmp_path)[1] == resize
 
 
 @pytest.mark.parametrize(
@@ -582,7 +581,7 @@ def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
 )  # fmt: skip
 def test_a_set_is_attacked_as_its_suite_scores_it(name, split, found):
     model = predict.Model(TINY, {"head": {"kernel": np.zeros((4, 1000))}}, ())
-    row = runner._row(model, name, split)
+    row = images._row(model, name, split)
     assert (row.dataset, row.split, row.crop) == found
     for other in (
         "imagenet_a",
@@ -590,8 +589,8 @@ def test_a_set_is_attacked_as_its_suite_scores_it(name, split, found):
         "imagenet2012_real",
         "geirhos_conflict_stimuli",
     ):
-        with pytest.raises(UserError, match=f"--data={other}: images are attacked that have one"):
-            runner._row(model, other, None)
+        with pytest.raises(UserError, match=f"--data={other}: only sets with one label an image"):
+            images._row(model, other, None)
 
 
 def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
@@ -638,3 +637,6 @@ def test_a_mistake_ends_with_one_line_and_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("adv_ssl: README.md")
     assert done.stderr.count("\n") == 1
+    done = evaluate("--suite=imagenet", "--coordinator=host:1")  # it runs on one host
+    assert done.returncode == 2
+    assert done.stderr.startswith("adv_ssl: Unknown command line flag 'coordinator'")

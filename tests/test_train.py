@@ -131,9 +131,12 @@ def test_skipped_steps_are_counted_and_do_not_spoil_the_mean(tmp_path):
 def test_too_many_bad_steps_end_the_run(tmp_path):
     batches = [batch(1.0, 1.0)] * 4 + [batch(np.nan, 1.0)] * 20
     with pytest.raises(
-        train.TrainingError, match=r"up to step 14 .*loss nan.*checkpoint is step 12 in "
+        train.TrainingError,
+        match=r"up to step 14 .*loss nan.*checkpoints is step 12\. Lower config",
     ):
         run(batches, 24, tmp_path)
+    with pytest.raises(train.TrainingError, match=r"\); nothing was saved\. Lower config\.pre"):
+        run(batches[4:], 24, tmp_path / "new", save_every=30)
     kept = sorted(path.name for path in tmp_path.glob("skipped_*.npz"))
     assert kept == ["skipped_5.npz", "skipped_6.npz", "skipped_7.npz"]
     with np.load(tmp_path / kept[0]) as batch_of_it:

@@ -1,8 +1,9 @@
 """Which data sets are ready, where, what is wrong with the others, and how to get them.
 
 python -m adv_ssl.data [NAME or FOLDER ...] [--data_dir=DIR] [--thorough]
-    Without a word all sets that a configuration or a suite needs. FOLDER is one of images, as
-    --config.data.name=folder:FOLDER reads it. Of each split 64 images are decoded, or all.
+    Without a NAME: every set that a configuration or a suite needs. FOLDER is one of images, as
+    --config.data.name=folder:FOLDER reads it. 64 images of each split are decoded, by --thorough
+    all.
 python -m adv_ssl.data --prepare=NAME [--data_dir=DIR]
     Downloads a set and prepares it, by TFDS.
 
@@ -34,7 +35,8 @@ def _work(words: Sequence[str]) -> None:
         if words:
             raise UserError(f"--prepare={_PREPARE.value} {words[0]}: expected one set alone.")
         words = [_PREPARE.value]
-        prepare(find(words[0]), data_dir)
+        if words != [report.DIGITS]:  # which comes with scikit-learn
+            prepare(find(words[0]), data_dir)
     reports = report.reports(words, data_dir, _THOROUGH.value)
     print("\n".join(report.table(reports)))
     sys.exit(any(one.state != READY for one in reports))

@@ -13,7 +13,7 @@ ImageMagick and loop over pixels. Where this differs from the release:
 - the published images are JPEGs of quality 85; here no such loss is added.
 
 TFDS's ``imagenet2012_corrupted`` differs from the release too: motion blur always at -45 degrees,
-pixelate with bicubic resizing, fog from a wider map (spec F2). Never compare across sources.
+pixelate with bicubic resizing, fog from a wider map (F2). Never compare across sources.
 """
 
 import io
@@ -89,7 +89,7 @@ CIFAR: Severities = {
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
     "jpeg_compression": (80, 65, 58, 50, 40),
 }
-TYPES = tuple(IMAGENET)  # in the order of spec F1
+TYPES = tuple(IMAGENET)  # in the order of F1
 SEVERITIES = (1, 2, 3, 4, 5)
 
 

@@ -2,18 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import logging
 import os
 import pathlib
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from absl import logging
 from PIL import Image, ImageOps
 
-from adv_ssl.errors import UserError
-from adv_ssl.files import named
+from adv_ssl.errors import UserError, in_one_line
+from adv_ssl.files import user_path
+
+_log = logging.getLogger("adv_ssl")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Folders of images taken for a split, in any case, and the split they are
@@ -43,7 +46,7 @@ def scan(name: str) -> Folder:
       UserError: no such folder, no images, a class without images, or something in it cannot be
         listed.
     """
-    root = named(name.removeprefix("folder:"))
+    root = user_path(name.removeprefix("folder:"))
     if not root.is_dir():
         raise UserError(f"{name}: there is no folder {root}; give the path of a folder of images.")
     try:
@@ -102,11 +105,16 @@ def _divide(name: str, root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
             f"{name}: none of its {len(files['train'])} images falls into the tenth that is taken "
             "for test, by file name: put some into sub-folders train and test."
         )
-    logging.info(
-        "%s has no folders train and test: by file name %d of its images are train, %d test.",
-        name, len(files["train"]), len(files["test"]),
-    )  # fmt: skip
+    _tell_divided(name, len(files["train"]), len(files["test"]))
     return files
+
+
+@functools.cache  # once, however many of its splits are opened
+def _tell_divided(name: str, train: int, test: int) -> None:
+    _log.info(
+        "%s has no folders train and test: by file name %d of its images are train, %d test.",
+        name, train, test,
+    )  # fmt: skip
 
 
 def _hash(path: pathlib.Path) -> int:
@@ -187,5 +195,5 @@ def opened(path: pathlib.Path) -> Iterator[Image.Image]:
                 raise ValueError(f"{image.width} x {image.height}: may be a decompression bomb")
             yield image
     except Exception as error:  # on a broken file Pillow's decoders raise almost anything
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise UserError(f"{path}: not a readable image ({reason}); repair or remove it.") from error

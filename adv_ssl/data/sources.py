@@ -17,8 +17,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
 from adv_ssl.data import folders
-from adv_ssl.errors import UserError
-from adv_ssl.files import named
+from adv_ssl.errors import UserError, in_one_line
+from adv_ssl.files import user_path
 
 UNLABELLED = -1
 KEPT_BYTES = 2**29  # of decoded images, of one split
@@ -128,7 +128,7 @@ def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source
       UserError: no such set, split or folder, or the set is not prepared for random access.
     """
     if name in ("", "folder:"):
-        raise UserError(f"config.data.name={name!r}: give digits, folder:/path or a TFDS name.")
+        raise UserError(f"data set {name!r}: give digits, folder:/path or a TFDS name.")
     if name == "digits":
         return _digits(split)
     if name.startswith("folder:"):
@@ -253,7 +253,7 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
         # Files alone: neither code of the set nor the network, whatever its name
         builder = read_only_builder.builder_from_files(exact, data_dir=folder)
     except ValueError:  # not found, or not a name
-        if named(name).is_dir():
+        if user_path(name).is_dir():
             raise UserError(
                 f"data set {name!r}: that is a folder; did you mean folder:{name}?"
             ) from None
@@ -262,7 +262,7 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
             f"that): see `python -m adv_ssl.data`, or {command}"
         ) from None
     except Exception as error:  # damaged metadata, or a place that cannot be read from here
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise UserError(
             f"data set {name!r} in {folder} cannot be read ({type(error).__name__}: {reason}); "
             f"name another data.dir, or {command}"
@@ -313,7 +313,7 @@ def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
         try:
             example = examples[i]
         except Exception as error:  # of a damaged record the libraries raise almost anything
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error)
             raise UserError(
                 f"data set {name!r}: image {i} of {split} in {builder.data_dir} cannot be read "
                 f"({reason}); move that folder away, then {command}"

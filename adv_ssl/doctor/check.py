@@ -17,7 +17,7 @@ from adv_ssl.data import sources
 from adv_ssl.doctor.sets import Set
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation.rules import wnids
-from adv_ssl.train import stop_if_preempted
+from adv_ssl.preemption import stop_if_asked
 
 READY, WRONG, MISSING = "ready", "wrong", "missing"
 SAMPLE = 64  # images of each split that are decoded, unless all are
@@ -56,12 +56,11 @@ def check(known: Set, data_dir: str, thorough: bool) -> Report:
     states = [part.state for part in parts.values()]
     there = [part for part in parts.values() if part.state != MISSING]
     state = next((s for s in (WRONG, MISSING) if s in states), READY)
-    where = there[0].folder if there else os.path.join(sources.tfds_folder(data_dir), known.name)
+    where = os.path.join(sources.tfds_folder(data_dir), known.name)
+    images = f"{states.count(READY)} of {len(parts)} sets"
     if len(parts) == 1:
         images = _told(known, there[0].counts) if there else "-"
-    else:
-        images = f"{states.count(READY)} of {len(parts)} sets"
-        where = os.path.join(sources.tfds_folder(data_dir), known.name)
+        where = there[0].folder if there else where
     details = [*_problems(parts), *_advice(known, parts, data_dir)]
     size = sum(_size(pathlib.Path(part.folder)) for part in there)
     return Report(known.name, state, images, size, where, details)
@@ -144,10 +143,11 @@ def in_threads(work: Callable[[Any], Any], items: Sequence[Any], what: str) -> I
     step = 2048
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(items), step):
-            stop_if_preempted()
+            stop_if_asked()
             yield from pool.map(work, items[start : start + step])
             if len(items) > step and sys.stderr.isatty():
-                print(f"\r{what}: {start:,} of {len(items):,}", end="\r", file=sys.stderr)
+                done = min(start + step, len(items))
+                print(f"\r{what}: {done:,} of {len(items):,}", end="\r", file=sys.stderr)
 
 
 def shortened(lines: Iterable[str]) -> list[str]:

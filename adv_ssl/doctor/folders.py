@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from adv_ssl.data.folders import SUFFIXES, Folder, decode, opened, scan
 from adv_ssl.doctor.check import READY, WRONG, Report, in_threads, shortened, spread
 from adv_ssl.errors import UserError
-from adv_ssl.files import named
+from adv_ssl.files import user_path
 
 SMALL = 16  # pixels a side: below it a photograph shows nothing
 CLASSES = 20  # told one by one
@@ -22,7 +22,7 @@ def check_folder(path: str, thorough: bool) -> Report:
       path: of the folder, with sub-folders train and test, or as classes, or neither.
       thorough: decode every image.
     """
-    root = named(path.removeprefix("folder:"))
+    root = user_path(path.removeprefix("folder:"))
     try:
         found = scan(f"folder:{root}")
     except UserError as error:

@@ -5,14 +5,16 @@ import pathlib
 import re
 import signal
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from adv_ssl.data import sources
 from adv_ssl.doctor import check
 from adv_ssl.doctor.sets import Set
-from adv_ssl.errors import UserError, disk_full
-from adv_ssl.train import Preempted
+from adv_ssl.errors import UserError, disk_full, in_one_line
+from adv_ssl.preemption import Preempted
 
 _log = logging.getLogger("adv_ssl")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -31,8 +33,9 @@ def prepare(known: Set, data_dir: str) -> None:
     for part in parts.values():
         if part.state == check.WRONG:
             raise UserError(
-                f"{known.name} is there, but wrong ({'; '.join(part.problems)[:200]}): move "
-                f"{part.folder} away, then start the same command again."
+                f"{known.name} is already there, but damaged or incomplete "
+                f"({'; '.join(part.problems)[:200]}): move {part.folder} away, then start the same "
+                "command again."
             )
     missing = [name for name, part in parts.items() if part.state == check.MISSING]
     if missing:
@@ -76,6 +79,7 @@ def _prepare(name: str, data_dir: str) -> None:
     handlers = {n: signal.signal(n, signal.default_int_handler) for n in _SIGNALS}
     folder = sources.tfds_folder(data_dir)
     exact = re.sub(r":(\d+)\.\*$", r":\1.*.*", name)
+    builder = None
     try:
         builder = tfds.builder(exact, data_dir=folder)
         config = tfds.download.DownloadConfig(try_download_gcs=False)  # there it is tfrecord
@@ -85,20 +89,20 @@ def _prepare(name: str, data_dir: str) -> None:
     except Exception as error:  # of TFDS and of the network's libraries: almost anything
         if disk_full(error):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error, 300)
+        files = _originals(exact, (builder and builder.url_infos) or {})
         raise UserError(
-            f"{name} could not be prepared ({type(error).__name__}: {reason}). Where the network "
-            f"fails or an address is dead, put {_originals(exact, folder)} into "
-            f"{folder}/downloads/manual yourself; then start the same command again."
+            f"{name} could not be prepared ({type(error).__name__}: {reason})."
+            + f" Where the network fails or an address is dead, put {files} into "
+            f"{folder}/downloads/manual yourself; then start the same command again." * bool(files)
         ) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _originals(name: str, folder: str) -> str:
+def _originals(name: str, infos: Mapping[str, Any]) -> str:
     """The files that TFDS would fetch: it takes those of downloads/manual, by their checksums."""
-    infos = tfds.builder(name, data_dir=folder).url_infos or {}
     files = sorted(info.filename for info in infos.values() if info.filename)
     config = name.split(":")[0].partition("/")[2]
     return " and ".join([file for file in files if config in file] or files)

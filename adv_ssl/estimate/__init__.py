@@ -1,1 +1,1 @@
-"""What a run will take before it is begun: FLOPs, memory, time, chip-hours (section H)."""
+"""What a run will take before it is begun: FLOPs, memory, time, chip-hours (docs/scale.md)."""

@@ -43,7 +43,7 @@ def timed(run: Run, flops: int) -> Timed:
     random = stages.random_state(run.stage, program.recipe(run), key)
     state = sharding.place(random, jax.tree.map(lambda s: s.sharding, made.arguments[0]))
     batch = sharding.assembled(_noise(made.arguments[1]))
-    key = jax.device_put(key, sharding.whole(mesh))
+    key = jax.device_put(key, sharding.replicated(mesh))
     seconds = []
     for _ in range(1 + STEPS):
         began = time.perf_counter()

@@ -89,7 +89,7 @@ def _compile(job: dict[str, Any], folder: str) -> Compiled:
         reason = str(error).splitlines()[0]
         raise UserError(f"--topology={job['topology']}: libtpu refuses it: {reason}") from None
     run = program.runs(config.parse(job["config"]))[job["stage"]]
-    made = program.make(run, sharding.row(devices))
+    made = program.make(run, sharding.mesh_of(devices))
     try:
         done = made.step.lower(*made.arguments).compile()
     except jax.errors.JaxRuntimeError as error:

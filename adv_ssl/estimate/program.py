@@ -11,16 +11,11 @@ from adv_ssl import sharding, train
 from adv_ssl import stage as stages
 from adv_ssl.config import Config, Stage
 from adv_ssl.data import sources
+from adv_ssl.data.catalogue import FACTS
 from adv_ssl.estimate.flops import matmul_flops
+from adv_ssl.evaluation.suites import builder
 from adv_ssl.task import PyTree
-from adv_ssl.tasks.supervised import Supervised
 
-# (images, classes) of training splits: an estimate needs no image.
-PUBLISHED = {
-    "imagenet2012": (1_281_167, 1000),
-    "cifar10": (50_000, 10),
-    "cifar100": (50_000, 100),
-}
 STAGES = ("pretrain", "finetune")
 
 
@@ -49,12 +44,12 @@ def runs(config: Config) -> dict[str, Run]:
     """The stages that a configuration trains, by name.
 
     Raises:
-      UserError: the data set is neither one of ``PUBLISHED`` nor at hand.
+      UserError: the data set is neither one of ``FACTS`` nor at hand.
     """
     made = {}
     for name, stage in config.stages.items():
         images, classes = _size(config, stage)
-        if classes or not isinstance(stage.task, Supervised):
+        if classes or not stage.classifies:
             made[name] = Run(config, stage, images, classes)
     return made
 
@@ -64,7 +59,7 @@ def make(run: Run, mesh: Mesh) -> Program:
     made = recipe(run)
     state, batch, key = shapes(made, run)
     step, where = stages.make_step(made, state, run.config.fsdp, mesh)
-    split, whole = sharding.rows(mesh), sharding.whole(mesh)
+    split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     places = where, jax.tree.map(lambda _: split, batch), whole
     return Program(step, sharding.with_shardings((state, batch, key), places))
 
@@ -84,11 +79,11 @@ def recipe(run: Run) -> train.Recipe:
 
 def _size(config: Config, stage: Stage) -> tuple[int, int]:
     """(images, classes) of a stage's split."""
-    name = config.data.name.partition(":")[0]
-    if name in PUBLISHED and stage.split.startswith("train"):
-        images, classes = PUBLISHED[name]
-        parts = sources.select(name, stage.split, {"train": [images]})
-        return sum(len(part) for _, part in parts), classes
+    name = builder(config.data.name)
+    if name in FACTS and stage.split.startswith("train"):  # an estimate needs no image
+        splits = {split: [images] for split, images in FACTS[name].train.items()}
+        parts = sources.select(name, stage.split, splits)
+        return sum(len(part) for _, part in parts), FACTS[name].classes
     source = sources.load(config.data.name, stage.split, config.data.dir)
     return len(source.records), source.num_classes
 

@@ -1,7 +1,7 @@
-"""Whether the classes of a model are in another order than those of a set (P19).
+"""Whether the classes of a model are in another order than those of a set.
 
-A wrong order is seen in what is said of the images: those of one class are taken for another one,
-not for this and that. Where only a few classes are out of place the score alone hides it.
+If the order is wrong, nearly all images of a class get the same wrong prediction. With only a few
+classes out of place accuracy alone does not show it.
 """
 
 from typing import NamedTuple

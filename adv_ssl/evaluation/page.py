@@ -6,12 +6,11 @@ from typing import Any
 
 from adv_ssl import figures, provenance
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
-from adv_ssl.files import read_json, write_atomically
-from adv_ssl.markup import Html, arrays, document, image, join, table, tag
+from adv_ssl.files import read_arrays, read_json, write_atomically
+from adv_ssl.markup import TIMES, Html, document, image, join, table, tag
 from adv_ssl.names import NORMS, axis, threat
 
 Record = Mapping[str, Any]
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -30,15 +29,15 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
             sections[f"Corruptions, {suite}"] = _cells(mine)
     ladders = sorted((workdir / "robust").glob("doubts_*.json"))
     if ladders:
-        sections["Doubts"] = join(*[_ladder(path) for path in ladders])
+        sections["Gradient-masking checks"] = join(*[_ladder(path) for path in ladders])
     fallen = sorted((workdir / "figures").glob("fallen_*.npz"))
     if fallen:
-        sections["Images that fell"] = join(*[_fallen(path) for path in fallen])
+        sections["Successful attacks"] = join(*[_fallen(path) for path in fallen])
     names = dict.fromkeys(r["dataset"] for r in records)  # in the order of the suites
     wrong = [workdir / "figures" / f"wrong_{name}.npz" for name in names]
     wrong = [path for path in wrong if path.exists()]
     if wrong:
-        about = "The first images the model gets wrong, as it sees them, and what it says."
+        about = "The first images the model gets wrong, as it sees them, and its prediction."
         sections["Wrong"] = join(tag("p", about, class_="note"), *map(_wrong, wrong))
     sections["Provenance"] = provenance.shown(workdir / "provenance.json")
     top = tag("h1", f"Scores of {weights}"), _headline(records)
@@ -90,7 +89,7 @@ def _scores(records: Sequence[Record]) -> Html:
         pace = f"{r['images_per_second']:,.3g}" if "images_per_second" in r else ""
         waited = f"{r['input_wait']:.0%}" if "input_wait" in r else ""
         flags = join(*[tag("div", flag) for flag in r.get("flags", [])])
-        value = f"{r['value']:.3f}" if r["metric"] == "mce" else f"{100 * r['value']:.1f}"
+        value = f"{100 * r['value']:.1f}"
         rows.append((name, rule, tag("b", value), interval, f"{r['n']:,}", pace, waited, flags))
     head = ("data", "rule", "score, %", "95% interval", "n", "images/s", "input wait", "notes")
     whole = table(head, rows, numbers=(2, 3, 4, 5, 6), class_="suite")
@@ -115,10 +114,9 @@ def _curves(records: Sequence[Record], folder: pathlib.Path) -> Html:
         curves: dict[str, list[list[float]]] = {}
         for r in records:
             if r["attack"] and r["attack"]["norm"] == norm:
-                same = (c for c in records if (c["dataset"], c["n"]) == (r["dataset"], r["n"]))
-                clean = next(c for c in same if not c["attack"])
+                clean = next(c for c in records if not c["attack"] and _images(c) == _images(r))
                 points = curves.setdefault(
-                    f"{r['dataset']}, {r['attack']['name']}, {r['n']:,} images",
+                    ", ".join([r["dataset"], r["attack"]["name"], *_images(r)[1:]]),
                     [[0.0, clean["value"], *clean["ci95"]]],
                 )
                 points.append([r["attack"]["epsilon"] * scale, r["value"], *r["ci95"]])
@@ -126,6 +124,12 @@ def _curves(records: Sequence[Record], folder: pathlib.Path) -> Html:
         drawn = figures.robust_accuracy(curves, axis(norm))
         drawings.append(image(folder, f"robust_{norm}", drawn, f"Top-1 over {axis(norm)}"))
     return tag("div", *drawings, class_="wide panels")
+
+
+def _images(record: Record) -> list[str]:
+    """Which images were attacked, in words."""
+    facts = record["dataset"], record.get("prepared"), f"{record['n']:,} images"
+    return [fact for fact in facts if fact]
 
 
 def _ladder(path: pathlib.Path) -> Html:
@@ -141,7 +145,7 @@ def _ladder(path: pathlib.Path) -> Html:
         f"{found['dataset']}, {threat(found)}, the first {found['n']} images: the margin loss, "
         "more effort downwards."
     )
-    head = ("attack", "%")
+    head = ("attack", "still right, %")
     note = tag("p", about, class_="note")
     return join(note, table(head, rows, numbers=(1,), class_="grid"), *(says or [well]))
 
@@ -168,7 +172,7 @@ def _cells(records: Sequence[Record]) -> Html:
 
 def _fallen(path: pathlib.Path) -> Html:
     """The first images that fell to a search, each at the least radius that it fell at."""
-    data = arrays(path)
+    data = read_arrays(path)
     norm, delta = str(data["norm"]), data["attacked"] - data["images"]
     factor = figures.amplification(delta) if len(delta) else 1.0
     cards = []
@@ -195,7 +199,7 @@ def _fallen(path: pathlib.Path) -> Html:
 
 def _wrong(path: pathlib.Path) -> Html:
     """What a row got wrong first: the image, its label, what the model says."""
-    data = arrays(path)
+    data = read_arrays(path)
     cards = []
     for i, (label, said) in enumerate(zip(data["label"], data["said"], strict=True)):
         drawn = figures.mosaic([[data["images"][i] / 255]])

@@ -5,7 +5,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.files import read_json
 from adv_ssl.models.vit import Architecture, ViT
+from adv_ssl.preemption import stop_if_asked
+from adv_ssl.task import PyTree
 from adv_ssl.tasks.classifier import classify
-from adv_ssl.train import stop_if_preempted
 
-PyTree = Any
 LOG_SECONDS = 10.0
 IN_PART = "trained in part"  # how the flag begins of scores of a stage that is not at its end
 _log = logging.getLogger("adv_ssl")
@@ -102,7 +102,7 @@ def predict(model: Model, source: Source, what: str, resize: int, batch_size: in
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
-        stop_if_preempted()
+        stop_if_asked()
         mask = batch["mask"]
         said = _logits(model.architecture, model.params, sharding.split(batch["image"]))
         logits.append(np.asarray(said)[mask])

@@ -20,14 +20,14 @@ from adv_ssl.attacks import BALLS, check_radius
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import doubts
+from adv_ssl.evaluation import gradient_masking
+from adv_ssl.evaluation.images import SHOWN, prepared
 from adv_ssl.evaluation.predict import Model, classifier, decisions
 from adv_ssl.evaluation.rules import class_words
-from adv_ssl.evaluation.runner import WRONG, prepared
 from adv_ssl.evaluation.scores import wilson
 from adv_ssl.files import read_json, write_arrays, write_json
+from adv_ssl.preemption import stop_if_asked
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, PGD, STANDS, Budget, Verdict, autoattack
-from adv_ssl.train import stop_if_preempted
 
 Record = dict[str, Any]
 RADII = {  # where none are asked for
@@ -68,10 +68,9 @@ class Curve:
         if not self.radii:
             raise UserError("--radii: name one at least.")
         if list(self.radii) != sorted(set(self.radii)):
-            raise UserError(f"--radii={','.join(map(str, self.radii))}: each once, going up.")
-        for name in ("images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}={getattr(self, name)}: must be 1 or more.")
+            raise UserError(
+                f"--radii={','.join(map(str, self.radii))}: must be strictly increasing."
+            )
 
     def check(self, image_size: int) -> None:
         """UserError where a radius is in another unit."""
@@ -104,7 +103,7 @@ class Found(NamedTuple):
     fell: list[str]  # of each image the attack, or STANDS
     x_adv: np.ndarray  # [N, S, S, 3]: where it fell; the image itself where it stands
     said: np.ndarray  # [N]: the class of ``x_adv``, in a pass of its own
-    unsure: int  # images of which that pass does not say that they fell
+    unsure: int  # images that fell, of which that pass does not agree
     seconds: float
 
     def told(self) -> Record:
@@ -118,10 +117,9 @@ def run(
     """A record for the clean images and one for each radius.
 
     What a chunk of images fell to is written to ``workdir``/robust as soon as it is known, and
-    read from there by the same command. UserError: a radius in another unit.
+    read from there by the same command.
     """
     few, size = source.first(curve.images), model.architecture.image_size
-    curve.check(size)
     name, folder = _name(curve, source, resize), workdir / "robust"
     chunks, began, count = [], time.perf_counter(), 0
     for start in range(0, len(few.records), CHUNK):
@@ -180,7 +178,7 @@ def _doubt(
     if not path.exists():
         chunk = _images(source, model.architecture.image_size, resize, 0)
         images, labels = chunk["image"], chunk["label"]
-        found = doubts.ladder(
+        found = gradient_masking.ladder(
             model, images, labels, curve.norm, curve.middle, curve.seed, curve.batch_size
         )
         about = {"dataset": what, "norm": curve.norm, "epsilon": curve.middle, "n": n}
@@ -193,7 +191,8 @@ def _keep(records: list[Record], path: pathlib.Path) -> list[Record]:
     """Puts the records into results.json, in the place of older ones of the same attack."""
 
     def identity(record: Record) -> tuple[Any, ...]:
-        return record["suite"], record["dataset"], record["attack"], record["n"]
+        same = record["suite"], record["dataset"], record["n"], record.get("prepared")
+        return *same, record["attack"]
 
     before = read_json(path, list) if path.exists() else []
     mine = [identity(r) for r in records]
@@ -210,7 +209,7 @@ def sentence(record: Record) -> str:
 
 
 def _name(curve: Curve, source: Source, resize: int) -> str:
-    """Of the files of a search: everything that their content hangs on."""
+    """Of the files of a search: everything that their content depends on."""
     budget = dataclasses.asdict(curve.budget)
     mark = _mark(budget, curve.seed, curve.radii, curve.images, _held(source), resize)
     return f"{curve.attack}_{curve.norm}_{mark}"
@@ -244,7 +243,7 @@ def _attacked(model: Model, chunk: Mapping[str, np.ndarray], curve: Curve) -> It
     size = min(curve.batch_size, len(images))
     fallen, points = np.full(len(images), STANDS, "<U8"), images
     for radius in (0.0, *curve.radii):
-        stop_if_preempted()
+        stop_if_asked()
         began = time.perf_counter()
         verdicts = autoattack(
             classifier(model.architecture),
@@ -262,7 +261,7 @@ def _attacked(model: Model, chunk: Mapping[str, np.ndarray], curve: Curve) -> It
         )
         for verdict in verdicts:
             fallen, points = verdict.broken_by, verdict.x_adv
-            stop_if_preempted()
+            stop_if_asked()
         seconds = round(time.perf_counter() - began, 2)
         said = decisions(model, points, size)
         fell = (said != labels) & _inside(curve.norm, radius, points, images)
@@ -291,7 +290,7 @@ def _save_fallen(
         for i in range(len(chunk["label"]))
         if found[0].fell[i] == STANDS != found[-1].fell[i]
     }
-    first, size = list(falls)[:WRONG], chunk["image"].shape[1]
+    first, size = list(falls)[:SHOWN], chunk["image"].shape[1]
     names = class_words(source.class_names)
     write_arrays(
         path,

@@ -1,7 +1,8 @@
-"""How each variant of ImageNet turns logits into hits, and many scores into one (spec F).
+"""How each variant of ImageNet turns logits into hits, and many scores into one.
 
-Images are rows: logits are [N, 1000], in the order of sorted WNIDs (F11). Where images are counted
-the result is a bool for each of them, or (hits, n), from which the interval is made.
+Section F of docs/method.md. Images are rows: logits are [N, 1000], in the order of sorted WNIDs
+(F11). Where images are counted the result is a bool for each of them, or (hits, n), from which the
+interval is made.
 """
 
 import csv
@@ -54,13 +55,10 @@ _LABELS = pathlib.Path(__file__).parents[1] / "labels"
 # ---- one image ------------------------------------------------------------------------------
 
 
-def top1(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the largest logit is the label's: [N, C], [N] -> bool [N] (F: IN, V2, Sketch, C)."""
-    return logits.argmax(-1) == labels
-
-
-def restricted_top1(logits: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Top-1 among some classes only, as IN-A and IN-R are scored (F).
+def restricted_decisions(
+    logits: np.ndarray, labels: np.ndarray, classes: Sequence[int]
+) -> np.ndarray:
+    """The most likely of some classes only, as IN-A and IN-R are scored (F).
 
     Args:
       logits: [N, 1000].
@@ -68,7 +66,7 @@ def restricted_top1(logits: np.ndarray, labels: np.ndarray, classes: Sequence[in
       classes: ``imagenet_a_classes()`` or ``imagenet_r_classes()``.
 
     Returns:
-      bool [N].
+      int [N]: 0 to 999.
 
     Raises:
       UserError: a label is none of the classes.
@@ -79,7 +77,7 @@ def restricted_top1(logits: np.ndarray, labels: np.ndarray, classes: Sequence[in
             f"label {strange[0]} is none of the {len(classes)} classes that are scored: labels are "
             "ImageNet's, 0 to 999; use the list of classes of this data set."
         )
-    return np.asarray(classes)[logits[:, classes].argmax(-1)] == labels
+    return np.asarray(classes)[logits[:, classes].argmax(-1)]
 
 
 # ---- cue conflict ---------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-"""Scores a suite: row by row, each once, what is missing said and never left out silently."""
+"""Scores a suite row by row; a row that cannot be scored has a record with the reason."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,22 +9,20 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from adv_ssl.config import parse
-from adv_ssl.data import sources
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.data.sources import Source
 from adv_ssl.data.transforms import eval_crop
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import class_order, rules
 from adv_ssl.evaluation.corrupted import corrupted
+from adv_ssl.evaluation.images import SHOWN, opened, prepared, resize_of
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import wilson
-from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, Scored, builder, top1
-from adv_ssl.files import named, read_json, write_arrays, write_json
+from adv_ssl.evaluation.suites import SUITES, Row, Scored, top1
+from adv_ssl.files import read_json, write_arrays, write_json
 
 Record = dict[str, Any]
 _CLASSES = {"imagenet": 1000, "cifar10": 10}  # of the suites whose sets all have the same
-WRONG = 7  # images shown of what a row got wrong: a line of the page
 _log = logging.getLogger("adv_ssl")
 
 
@@ -102,9 +99,9 @@ def _own(records: Sequence[Record]) -> dict[str, Record]:
 def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> list[Record]:
     """A record for each metric of a row; a single one, without a value, where it has no score."""
     base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}"}
-    size, resize = model.architecture.image_size, _resize(row, model)
+    size, resize = model.architecture.image_size, resize_of(row, model)
     try:
-        source = _open(row, model, options.data_dir)
+        source = opened(row, model, options.data_dir)
         if options.images:
             source = source.first(options.images)
         if row.corruption:
@@ -129,109 +126,6 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
         _save_wrong(row, source, scored, said.labels, size, resize, figures)
     _log.info("%s", sentence(records[0]))
     return records
-
-
-def _open(row: Row, model: Model, data_dir: str) -> Source:
-    """The clean images of a row. UserError: not prepared, damaged, or of other classes."""
-    source = _load(row.dataset, row.split, data_dir, row.labels)
-    if row.classes == "imagenet" and source.class_names != rules.wnids():
-        raise UserError(
-            f"{row.dataset}: its classes are not the 1000 sorted WNIDs (F11), the first that "
-            f"differs is {_first_difference(source.class_names, rules.wnids())}: prepare it anew."
-        )
-    names = row.model_classes or source.class_names
-    if model.classes != len(names):
-        raise UserError(
-            f"{row.dataset} is scored with {len(names)} classes and the model has {model.classes}: "
-            "score a model that was fine-tuned on them."
-        )
-    if model.class_names and model.class_names != names:
-        raise UserError(
-            f"{row.dataset}: the model was trained on other classes or another order, the first "
-            f"that differs is {_first_difference(model.class_names, names)}."
-        )
-    return source
-
-
-# Of CIFAR-10's corruptions each row has the same images: they are read once.
-_load = functools.lru_cache(maxsize=1)(sources.load)
-
-
-def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((f"class {i}, {a} and {b}" for i, (a, b) in pairs if a != b), "their number")
-
-
-def data(
-    model: Model,
-    name: str | None,
-    split: str | None,
-    data_dir: str,
-    run: pathlib.Path,
-    resize: int | None = None,
-) -> tuple[Source, int]:
-    """The set to attack a model on, and the short side its images are resized to (0: stretched).
-
-    Without a name it is the one of ImageNet and CIFAR-10 that has the model's number of classes.
-    Without ``resize`` images of the set of the run that the model is of, ``run``, are as that run
-    scores them, others as their suite does.
-    """
-    row = _row(model, name, split)
-    source = _open(row, model, data_dir)
-    own = _own_resize(run, row.dataset) if resize is None else resize
-    if own is None and row.images == 0 and source.class_names == rules.wnids():
-        row = row._replace(crop=True)  # a folder of ImageNet's: as the set itself
-    return source, _resize(row, model) if own is None else own
-
-
-def _row(model: Model, name: str | None, split: str | None) -> Row:
-    """The suites' row of the set of that name, of any version and split, or a new one."""
-    known = {1000: IMAGENET[0], 10: CIFAR10[0]}
-    if name is None and model.classes not in known:
-        raise UserError(
-            f"--data is needed: a model of {model.classes} classes is neither ImageNet's nor "
-            "CIFAR-10's; name a TFDS set, folder:/path or digits, and --split."
-        )
-    if name is None:
-        row = known[model.classes]
-    else:
-        rows = (row for suite in SUITES.values() for row in suite if not row.corruption)
-        same = [row for row in rows if builder(row.dataset) == builder(name)]
-        row = same[0] if same else Row(name, name, "test", 0, False, top1, name)
-        row = row._replace(name=name, dataset=name)
-    if row.rule is not top1:
-        raise UserError(
-            f"--data={name}: images are attacked that have one right class among all, and those "
-            "of this set are scored by a rule of its own: choose another set."
-        )
-    return row._replace(split=split or row.split)
-
-
-def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
-    """The short side that a run scores its own set at; None: it was of another set, or is none."""
-    path = run / "config.json"
-    plain = read_json(path, dict) if path.is_file() else {}
-    if "evaluate" not in plain:  # beside a file of timm's hub it is the hub's
-        return None
-    config = parse(plain)
-    return config.evaluate.resize if _place(config.data.name) == _place(dataset) else None
-
-
-def _place(dataset: str) -> str:
-    """The name of a set, however its folder is written."""
-    name, _, path = dataset.partition(":")
-    return str(named(path).resolve()) if name == "folder" else dataset
-
-
-def _resize(row: Row, model: Model) -> int:
-    return round(model.architecture.image_size * 256 / 224) if row.crop else 0
-
-
-def prepared(resize: int, size: int) -> str:
-    """How images come to the model's size, in words."""
-    if resize:
-        return f"short side {resize}, central crop of {size}"
-    return f"stretched to {size} x {size}"
 
 
 def _counted(metric: str, hits: int, n: int) -> Record:
@@ -259,7 +153,7 @@ def _circumstances(row: Row, source: Source, said: Predictions, options: Options
 
 
 def _doubts(row: Row, model: Model, record: Record) -> list[str]:
-    """What makes the number of a row questionable (P19)."""
+    """What makes the number of a row questionable."""
     flags: list[str] = []
     if record["value"] is None:
         return flags
@@ -267,7 +161,9 @@ def _doubts(row: Row, model: Model, record: Record) -> list[str]:
         flags.append(f"a sample: {record['n']} images, the set has {row.images}")
     by_chance = stats.binom.ppf(0.999, record["n"], 1 / (row.among or model.classes))
     if row.name != "conflict" and record["value"] * record["n"] <= by_chance:
-        flags.append("no better than chance: are the weights whole, is the class order the set's?")
+        flags.append(
+            "no better than chance: are the weights complete, and in this set's class order?"
+        )
     return flags
 
 
@@ -280,7 +176,7 @@ def _order(row: Row, source: Source, scored: Scored, said: Predictions) -> list[
         return []
     names = _names(row, source)
     first = f"{names[moved[0].label]} for {names[moved[0].said]}"
-    return [f"{len(moved)} classes are taken for others, as {first}: is the class order the set's?"]
+    return [f"{len(moved)} classes seem swapped, such as {first}: is it this set's class order?"]
 
 
 def _save_wrong(
@@ -293,7 +189,7 @@ def _save_wrong(
     figures: pathlib.Path,
 ) -> None:
     """The first images that a row got wrong, as the model saw them: figures/wrong_<row>.npz."""
-    first = np.flatnonzero(~scored.right)[:WRONG]
+    first = np.flatnonzero(~scored.right)[:SHOWN]
     images = [eval_crop(source.records[int(i)]["image"], resize, size) for i in first]
     names = _names(row, source)
     write_arrays(

@@ -9,18 +9,16 @@ import jax
 import numpy as np
 
 from adv_ssl import hosts, sharding
-from adv_ssl.attacks import pgd
 from adv_ssl.config import AttackConfig, Evaluation
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
+from adv_ssl.evaluation.predict import classifier
 from adv_ssl.keys import named
-from adv_ssl.models.vit import ViT
-from adv_ssl.robustness.losses import margin
-from adv_ssl.task import Batch, Task
-from adv_ssl.tasks import supervised
-from adv_ssl.train import stop_if_preempted
+from adv_ssl.models.vit import Architecture
+from adv_ssl.preemption import stop_if_asked
+from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
+from adv_ssl.task import Batch, PyTree, pixels
 
-PyTree = Any
 SEARCH = {"loss": "margin", "restarts": 1}  # of every attack here
 
 
@@ -32,55 +30,50 @@ def wilson(correct: int, n: int) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def classifier(encoder: ViT, classes: int) -> Task:
-    """The task that is scored: cross-entropy to the label itself, without smoothing."""
-    return supervised.make(supervised.Supervised(0.0, 0.0, None, None), encoder, classes)
-
-
 def attacked(
-    task: Task, attack: AttackConfig | None, params: PyTree, batch: Batch, key: jax.Array
+    architecture: Architecture,
+    attack: AttackConfig | None,
+    params: PyTree,
+    batch: Batch,
+    key: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(clean [B, H, W, 3], attacked, predicted class [B]); drop path is off.
 
-    An image's noise hangs on ``key`` and its ``index`` in the set alone, not on the batch.
+    An image's noise depends on ``key`` and its ``index`` in the set alone, not on the batch.
     """
     with jax.default_matmul_precision("float32"):
         if attack is None:
-            return _attacked(task, None, 0.0, params, batch, key)
+            return _attacked(architecture, None, 0.0, params, batch, key)
         # The radius is an argument of the compiled function: a curve over radii compiles once.
         shape = dataclasses.replace(attack, epsilon=1.0)
-        return _attacked(task, shape, attack.epsilon, params, batch, key)
+        return _attacked(architecture, shape, attack.epsilon, params, batch, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attacked(
-    task: Task,
+    architecture: Architecture,
     attack: AttackConfig | None,
     epsilon: jax.Array,
     params: PyTree,
     batch: Batch,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    clean, context, _ = task.prepare(params, None, batch, key)
-
-    def logits(x: jax.Array) -> jax.Array:
-        return task.loss(params, x, context, None)[1]["logits"]
-
-    x = clean
+    logits = functools.partial(classifier(architecture), params)
+    clean = x = pixels(batch)
     if attack is not None:
-        search = pgd(attack.norm, epsilon, attack.steps, attack.step_size, attack.start)
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        x, _ = search(lambda x: margin(logits(x), batch["label"]), clean, keys)
+        x = margin_pgd(
+            logits, clean, batch["label"], per_image(key, batch["index"]),
+            attack.norm, epsilon, attack.steps, attack.step_size, attack.start,
+        )  # fmt: skip
     return clean, x, logits(x).argmax(-1)
 
 
 def count_correct(
-    task: Task,
+    architecture: Architecture,
     attack: AttackConfig | None,
     params: PyTree,
     source: Source,
     options: Evaluation,
-    image_size: int,
     key: jax.Array,
 ) -> tuple[int, int, int, int]:
     """(correct, all, of the commonest class, of the class said most often).
@@ -93,15 +86,15 @@ def count_correct(
     images, host, count = len(source.records), jax.process_index(), jax.process_count()
     for batch in eval_batches(
         source,
-        image_size=image_size,
+        image_size=architecture.image_size,
         resize=options.resize,
         batch_size=size,
         start=images * host // count,
         stop=images * (host + 1) // count,
     ):
-        stop_if_preempted()
+        stop_if_asked()
         mask = batch.pop("mask")
-        _, _, predicted = attacked(task, attack, params, sharding.split(batch), key)
+        _, _, predicted = attacked(architecture, attack, params, sharding.split(batch), key)
         correct += int(((np.asarray(predicted) == batch["label"]) & mask).sum())
         total += int(mask.sum())
         labels += np.bincount(batch["label"][mask], minlength=len(labels))
@@ -111,27 +104,24 @@ def count_correct(
 
 
 def score(
-    task: Task,
+    architecture: Architecture,
     params: PyTree,
     source: Source,
     options: Evaluation,
-    image_size: int,
     attack: AttackConfig | None,
     seed: int,
 ) -> dict[str, Any]:
     """One record of results.json: top-1 with n and a 95% interval."""
     began = time.perf_counter()
     key = named(jax.random.key(seed), "evaluate")
-    correct, n, commonest, said = count_correct(
-        task, attack, params, source, options, image_size, key
-    )
+    correct, n, commonest, said = count_correct(architecture, attack, params, source, options, key)
     return {
         "metric": "top1",
         "value": correct / n,
         "n": n,
         "ci95": wilson(correct, n),
         "commonest": commonest / n,  # the score of whoever always says the commonest class
-        "flags": ["the model says one class alone"] if said == n else [],
+        "flags": ["the model predicts one class for every image"] if said == n else [],
         "attack": None if attack is None else {**dataclasses.asdict(attack), **SEARCH},
         "precision": "float32",
         "seconds": round(time.perf_counter() - began, 2),

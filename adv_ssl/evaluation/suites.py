@@ -1,4 +1,4 @@
-"""What is scored: every data set of every suite, one row each (spec E, F).
+"""What is scored: every data set of every suite, one row each (docs/method.md, E and F).
 
 A row says where the images are, how they are prepared, what their label is and by which rule they
 are scored. Preparation, class lists and rules are nowhere else.
@@ -32,11 +32,11 @@ class Row(NamedTuple):
     images: int  # in the whole split
     crop: bool  # short side to 256/224 of the size, central crop; False: stretched to the size
     rule: Callable[[np.ndarray, np.ndarray], Scored]  # of logits and labels
-    classes: str = "imagenet"  # whose names, in order, the model's classes must be
     labels: Labels = LABEL
     corruption: tuple[str, int] | None = None  # made on the fly: type, severity
     model_classes: tuple[str, ...] = ()  # names, in order, if they are not those of the set
     among: int = 0  # classes that the rule decides between; 0: the model's
+    imagenet: bool = True  # its classes are the 1000 sorted WNIDs
 
 
 def builder(dataset: str) -> str:
@@ -45,16 +45,19 @@ def builder(dataset: str) -> str:
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> Scored:
-    """The rule of most sets."""
-    right = rules.top1(logits, labels)
-    return Scored({"top1": _counted(right)}, logits.argmax(-1), right)
+    """The class of the largest logit: the rule of most sets (F: IN, V2, Sketch, C)."""
+    predicted = logits.argmax(-1)
+    return Scored({"top1": _counted(predicted == labels)}, predicted, predicted == labels)
 
 
 def _restricted(classes: Sequence[int], logits: np.ndarray, labels: np.ndarray) -> Scored:
     """200-way, as the paper's; 1000-way beside it."""
-    right = rules.restricted_top1(logits, labels, classes)
-    counts = {"top1": _counted(right), "top1_1000way": _counted(rules.top1(logits, labels))}
-    return Scored(counts, np.asarray(classes)[logits[:, classes].argmax(-1)], right)
+    predicted = rules.restricted_decisions(logits, labels, classes)
+    counts = {
+        "top1": _counted(predicted == labels),
+        "top1_1000way": _counted(logits.argmax(-1) == labels),
+    }
+    return Scored(counts, predicted, predicted == labels)
 
 
 def _real(logits: np.ndarray, labels: np.ndarray) -> Scored:
@@ -116,18 +119,18 @@ IMAGENET = (
       for name in TYPES for severity in SEVERITIES),
 )  # fmt: skip
 TRANSFER = (
-    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10"),
-    Row("cifar100", "cifar100:3.0.2", "test", 10_000, False, top1, "cifar100"),
-    Row("sun397", "sun397/tfds:4.0.0", "test", 21_750, False, top1, "sun397"),
-    Row("resisc45", "resisc45:3.0.0", "train[80%:]", 6_300, False, top1, "resisc45"),
-    Row("dmlab", "dmlab:2.0.1", "test", 22_735, False, top1, "dmlab"),
+    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, imagenet=False),
+    Row("cifar100", "cifar100:3.0.2", "test", 10_000, False, top1, imagenet=False),
+    Row("sun397", "sun397/tfds:4.0.0", "test", 21_750, False, top1, imagenet=False),
+    Row("resisc45", "resisc45:3.0.0", "train[80%:]", 6_300, False, top1, imagenet=False),
+    Row("dmlab", "dmlab:2.0.1", "test", 22_735, False, top1, imagenet=False),
 )
 CIFAR10 = (
-    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10"),
-    Row(*_STIMULI, _conflict_of_cifar10, "cifar10", SHAPE_AND_TEXTURE,
-        model_classes=rules.CIFAR10),
-    *(Row(f"c/{name}_{severity}", "cifar10:3.0.2", "test", 10_000, False, top1, "cifar10",
-          corruption=(name, severity))
+    Row("cifar10", "cifar10:3.0.2", "test", 10_000, False, top1, imagenet=False),
+    Row(*_STIMULI, _conflict_of_cifar10, SHAPE_AND_TEXTURE, model_classes=rules.CIFAR10,
+        imagenet=False),
+    *(Row(f"c/{name}_{severity}", "cifar10:3.0.2", "test", 10_000, False, top1,
+          corruption=(name, severity), imagenet=False)
       for name in TYPES for severity in SEVERITIES),
 )  # fmt: skip
 SUITES = {"imagenet": IMAGENET, "transfer": TRANSFER, "cifar10": CIFAR10}

@@ -1,4 +1,4 @@
-"""What stands on the encoder while it is trained."""
+"""Heads on the encoder during pre-training."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
 """The decoder of MAE: from the tokens of the visible patches to the pixels of all (B14)."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from adv_ssl.models.vit import Block, Dense, sincos_table
@@ -23,6 +23,7 @@ class Decoder(nn.Module):
     mlp: int
     outputs: int  # numbers a patch
     dtype: Any
+    remat: bool = False  # as the encoder's
 
     @nn.compact
     def __call__(self, tokens: Array, restore: Array) -> Array:
@@ -32,10 +33,11 @@ class Decoder(nn.Module):
         masked = jnp.broadcast_to(mask, (b, patches + 1 - tokens.shape[1], self.width))
         rows = jnp.concatenate([tokens[:, 1:], masked.astype(tokens.dtype)], axis=1)
         rows = jnp.take_along_axis(rows, restore[..., None], axis=1)
-        positions = sincos_table(int(np.sqrt(patches)), self.width)  # fixed (B6)
+        positions = sincos_table(math.isqrt(patches), self.width)  # fixed (B6)
         tokens = jnp.concatenate([tokens[:, :1], rows], axis=1) + positions.astype(tokens.dtype)
+        block = nn.remat(Block, static_argnums=2) if self.remat else Block
         for i in range(self.depth):
-            tokens = Block(self.heads, self.mlp, 0.0, self.dtype, name=f"block_{i}")(tokens, True)
+            tokens = block(self.heads, self.mlp, 0.0, self.dtype, name=f"block_{i}")(tokens, True)
         tokens = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(tokens)
         pixels = Dense(self.outputs, self.dtype, name="predict")(tokens)
         return pixels[:, 1:].astype(jnp.float32)

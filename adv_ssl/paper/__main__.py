@@ -28,7 +28,7 @@ from absl import flags
 from adv_ssl import command
 from adv_ssl.command import leave
 from adv_ssl.errors import UserError
-from adv_ssl.files import named
+from adv_ssl.files import user_path
 from adv_ssl.paper import archive, grid, page, prices, runner, tables
 from adv_ssl.paper.grid import Cell
 
@@ -67,7 +67,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _work(words: Sequence[str]) -> None:
-    store = named(str(_STORE.value)).resolve()
+    store = user_path(str(_STORE.value)).resolve()
     if words[0] != "report" and store.is_file():
         raise UserError(
             f"--store={store} is a file: `unpack --archive={store}` into a folder first."
@@ -78,9 +78,9 @@ def _work(words: Sequence[str]) -> None:
     elif words[0] == "pack":
         longer = [grid.cells(name) for name in grid.LONGER.get(_SCALE.value, {})]
         cells = list(itertools.chain(cells, *longer))
-        print(f"{archive.pack(cells, store, named(str(_ARCHIVE.value)))} cells")
+        print(f"{archive.pack(cells, store, user_path(str(_ARCHIVE.value)))} cells")
     elif words[0] == "unpack":
-        print(f"{archive.unpack(named(str(_ARCHIVE.value)), store)} cells in {store}")
+        print(f"{archive.unpack(user_path(str(_ARCHIVE.value)), store)} cells in {store}")
     elif _PRINT_JOBS.value:
         for cell in cells:
             print(cell.command(str(store)))
@@ -95,7 +95,7 @@ def _work(words: Sequence[str]) -> None:
 
 
 def _report(store: pathlib.Path) -> None:
-    out, selection, called = named(str(_OUT.value)), str(_SELECTION.value), None
+    out, selection, called = user_path(str(_OUT.value)), str(_SELECTION.value), None
     with tempfile.TemporaryDirectory() as folder:
         if store.is_file() or (store.suffix == ".zip" and not store.is_dir()):
             archive.unpack(store, pathlib.Path(folder))

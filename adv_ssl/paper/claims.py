@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adv_ssl.names import radius
 from adv_ssl.paper import transfer_claims
+from adv_ssl.paper.exhibits import BASELINE, FIGURE3, Exhibits, Missing, rows
 from adv_ssl.paper.findings import (
     ATTACKED,
     LEVEL,
@@ -21,8 +23,7 @@ from adv_ssl.paper.findings import (
     number,
     sign,
 )
-from adv_ssl.paper.grid import table1_radius
-from adv_ssl.paper.tables import BASELINE, FIGURE3, GAMMAS, Exhibits, Missing, rows
+from adv_ssl.paper.grid import GAMMAS, table1_radius
 from adv_ssl.recipes import METHODS, THREATS
 
 TIES_HOLD = ("C02", "C26")  # "best"
@@ -168,8 +169,7 @@ def _best_radius(threat: str) -> Callable[[Exhibits], Finding]:
                 raise Missing(f"sweep of {NAMES[method]} over {threat} radii")
             margins += [curve[stated] - v for k, v in curve.items() if k != stated]
             at = max(curve, key=lambda k: curve[k])
-            text = f"{255 * at:.3g}/255" if threat == "linf" else f"{at:g}"
-            found.append(f"{NAMES[method]} {text}")
+            found.append(f"{NAMES[method]} {radius(threat, at)}")
         return Finding(margins, None, "best: " + ", ".join(found))
 
     return test

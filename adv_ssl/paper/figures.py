@@ -11,14 +11,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from adv_ssl.figures import COLOURS, FAINT, INK, MARKERS
+from adv_ssl.figures import COLOURS, INK, MARKERS, plain
 from adv_ssl.markup import TIMES
-from adv_ssl.names import METHODS as TITLES
+from adv_ssl.names import METHOD_TITLES, axis
+from adv_ssl.paper.exhibits import Score
 from adv_ssl.paper.layouts import GROUPS, MISSING
-from adv_ssl.paper.tables import Score
-from adv_ssl.recipes import METHODS
+from adv_ssl.recipes import METHODS, THREATS
 
-PANELS = {"linf": "L\N{INFINITY} radius, in 1/255", "l2": "L2 radius"}
+PANELS = THREATS[1:]  # of Figure 1, from left to right
 # From blue to red through white, as the paper's tables; pale, so that black can be read on it
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#7aa6d8", "#dbe7f4", "#fbfbfb", "#f8d9cf", "#e8836b"]
@@ -49,9 +49,9 @@ def radius_curves(
     figure = Figure(figsize=(8.4, 3.6), dpi=180)
     panels = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(0.07, 0.235, 0.99, 0.91, wspace=0.05)
-    for axes, (threat, label) in zip(panels, PANELS.items(), strict=True):
+    for axes, threat in zip(panels, PANELS, strict=True):
         _panel(axes, means, threat, radii[threat], line)
-        axes.set_xlabel(label, fontsize=8, color=INK)
+        axes.set_xlabel(axis(threat), fontsize=8, color=INK)
     panels[0].set_title("mean top-1 over variants, %", loc="left", fontsize=8, color=INK)
     _legend(figure, panels[0])
     return figure
@@ -71,7 +71,7 @@ def _panel(
             for radius, place in places.items()
             if (key := (method, threat if radius else "nominal", radius)) in means
         ]
-        _curve(axes, points, i, TITLES[method])
+        _curve(axes, points, i, METHOD_TITLES[method])
     if line:
         label = line.label if line.value is None else None
         axes.axhspan(line.low, line.high, label=label, color="#8a949e", alpha=0.22, linewidth=0)
@@ -80,7 +80,7 @@ def _panel(
     scale = 255 if threat == "linf" else 1
     axes.set_xticks(list(places.values()), [f"{scale * radius:g}" for radius in places])
     axes.set_xlim(-0.4, len(radii) + 0.4)
-    _plain(axes)
+    plain(axes, size=8)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -89,20 +89,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
 
 
-def _plain(axes: Axes) -> None:
-    """No frame, faint lines to read values by."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, length=0, colors=INK)
-
-
 def _spaced(axes: Axes, title: str, places: Sequence[str]) -> None:
     """Its places at equal distances."""
     axes.set_xticks(range(len(places)), places)
     axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_title(title, loc="left", fontsize=8, color=INK)
-    _plain(axes)
+    plain(axes, size=8)
 
 
 def _curve(axes: Axes, points: Sequence[tuple[int, Score]], i: int, label: str) -> None:
@@ -142,7 +134,7 @@ def gains_by_length(
         for i, method in enumerate(METHODS):
             if found := gains.get((variant, method)):
                 points = [(place, found[n]) for place, n in enumerate(lengths) if n in found]
-                _curve(axes, points, i, TITLES[method])
+                _curve(axes, points, i, METHOD_TITLES[method])
         _spaced(axes, f"{title}: attacked minus nominal", [f"{TIMES}{n}" for n in lengths])
     _legend(figure, panels[0])
     return figure
@@ -169,7 +161,7 @@ def by_decay(
                 found = scores.get((method, threat), {})
                 points = [(place, found[d]) for place, d in enumerate(decays) if d in found]
                 _curve(axes, points, i, f"pre-training: {label}")
-            _spaced(axes, f"{TITLES[method]}: {title}", [f"{decay:g}" for decay in decays])
+            _spaced(axes, f"{METHOD_TITLES[method]}: {title}", [f"{decay:g}" for decay in decays])
     for axes in panels[-1]:
         axes.set_xlabel("layer-wise decay", fontsize=8, color=INK)
     _legend(figure, panels[0][0])

@@ -15,6 +15,7 @@ from adv_ssl.evaluation.rules import VARIANTS
 from adv_ssl.recipes import METHODS, THREATS, paper
 
 NOMINAL = (0.0,)
+GAMMAS = (0.65, 0.75, 0.85, 0.95)  # the paper's layer-wise decays
 Radii = Mapping[tuple[str, str], tuple[float, ...]]  # (method, threat) -> epsilons
 
 
@@ -56,7 +57,7 @@ _IN_255 = tuple(k / 255 for k in (1, 2, 4, 6, 8))
 _IMAGENET = Scale(
     recipe="imagenet",
     radii=_same(METHODS, linf=_IN_255, l2=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0)),
-    gammas=(0.65, 0.75, 0.85, 0.95),
+    gammas=GAMMAS,
     seeds=(0,),
     suite="imagenet",
     variants=VARIANTS,
@@ -67,7 +68,7 @@ _IMAGENET = Scale(
 _CIFAR10 = Scale(
     recipe="cifar10",
     radii=_same(METHODS, linf=_IN_255, l2=(0.035, 0.07, 0.15, 0.25, 0.5, 1.0)),
-    gammas=(0.65, 0.75, 0.85, 0.95),
+    gammas=GAMMAS,
     seeds=(0, 1, 2),
     suite="cifar10",
     variants=("cifar10", "conflict", "c"),
@@ -137,13 +138,8 @@ class Cell(NamedTuple):
     module: str  # adv_ssl.main or adv_ssl.evaluate
     flags: tuple[str, ...]  # {store} stands for the store's folder
     needs: str  # the cell that comes before; "": none
+    stage: str = ""  # whose weights it takes, of the cell it needs: pretrain or finetune
     rows: tuple[str, ...] = ()  # of results.json, that an evaluation has to score
-
-    @property
-    def stage(self) -> str:
-        """Whose weights it takes, of the cell it needs: pretrain or finetune; "": it needs none."""
-        weights = (flag.partition("weights={store}/")[2] for flag in self.flags)
-        return next((path.rpartition("/")[2] for path in weights if path), "")
 
     def arguments(self, store: str) -> list[str]:
         """The command line behind ``python``."""
@@ -155,16 +151,16 @@ class Cell(NamedTuple):
         return shlex.join(["python", *self.arguments(store)])
 
 
-def folder(threat: str, epsilon: float) -> str:
+def threat_folder(threat: str, epsilon: float) -> str:
     """nominal, linf_4-255 or l2_0.5."""
     if threat == "linf":
         return f"linf_{255 * epsilon:g}-255"
     return f"{threat}_{epsilon:g}" if threat == "l2" else threat
 
 
-def training(scale: str, model: Model, seed: int) -> str:
+def run_name(scale: str, model: Model, seed: int) -> str:
     """The name of the cell that fine-tunes ``model``."""
-    place = f"{scale}/{model.method}/{folder(model.threat, model.epsilon)}/seed{seed}"
+    place = f"{scale}/{model.method}/{threat_folder(model.threat, model.epsilon)}/seed{seed}"
     return f"{place}/gamma{model.gamma:g}"
 
 
@@ -204,7 +200,7 @@ def table1_radius(method: str, threat: str) -> float:
 
 def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> Iterator[Cell]:
     """Training of a model from the encoder that is pre-trained with ``encoder``, its scores."""
-    first, this = (training(name, which, seed) for which in (encoder, model))
+    first, this = (run_name(name, which, seed) for which in (encoder, model))
     stages = {"pretrain": model.method, "finetune": "finetune"}
     flags = [
         f"--config=configs/{model.method}_{model.threat}.py:{scale.recipe}",
@@ -218,7 +214,7 @@ def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> 
         yield Cell(this, "pretrain", "adv_ssl.main", tuple(flags), "")
     else:
         flags.append(f"--config.weights={{store}}/{first}/pretrain")
-        yield Cell(this, "finetune", "adv_ssl.main", tuple(flags), first)
+        yield Cell(this, "finetune", "adv_ssl.main", tuple(flags), first, "pretrain")
     suite = f"--suite={scale.suite}", *scale.scoring
     yield _scores("scores", scale.suite, this, "finetune", suite, scale.variants)
     if this == first and (model.method, model.threat) == ("supervised", "nominal"):
@@ -238,11 +234,12 @@ def _scores(
     rows: tuple[str, ...] = (),
 ) -> Cell:
     weights = f"--weights={{store}}/{run}/{stage}"
-    return Cell(f"{run}/scores/{folder}", kind, "adv_ssl.evaluate", (weights, *flags), run, rows)
+    name = f"{run}/scores/{folder}"
+    return Cell(name, kind, "adv_ssl.evaluate", (weights, *flags), run, stage, rows)
 
 
 def _transfers(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cell]:
-    first = training(name, model, seed)
+    first = run_name(name, model, seed)
     for dataset in scale.transfers:
         for optimizer in paper.TRANSFERS:
             flags = (
@@ -251,4 +248,4 @@ def _transfers(name: str, scale: Scale, model: Model, seed: int) -> Iterator[Cel
                 f"--config.weights={{store}}/{first}/pretrain",
             )
             run = f"{first.rpartition('/')[0]}/transfer_{dataset}_{optimizer}"
-            yield Cell(run, "transfer", "adv_ssl.main", flags, first)
+            yield Cell(run, "transfer", "adv_ssl.main", flags, first, "pretrain")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from adv_ssl.files import write_csv
 from adv_ssl.markup import Html, join, table, tag
 from adv_ssl.paper.claims import Claim, claims
+from adv_ssl.paper.exhibits import Exhibits
 from adv_ssl.paper.layouts import digits, signed
-from adv_ssl.paper.tables import Exhibits, Ours
+from adv_ssl.paper.tables import Ours
 from adv_ssl.paper.verdicts import Verdict, judge, judge_ours
 
 Judged = Sequence[tuple[Claim, Verdict, Verdict]]

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from adv_ssl.files import write_csv
 from adv_ssl.markup import Html, image, join, table, tag
-from adv_ssl.names import METHODS as TITLES
+from adv_ssl.names import METHOD_TITLES, radius
 from adv_ssl.paper import figures
+from adv_ssl.paper.exhibits import Score, over_seeds
 from adv_ssl.paper.grid import Scale
-from adv_ssl.paper.layouts import GROUPS, MISSING, difference, digits, radius
+from adv_ssl.paper.layouts import GROUPS, MISSING, difference, digits
 from adv_ssl.paper.store import Record
-from adv_ssl.paper.tables import Score, over_seeds, score
+from adv_ssl.paper.tables import score
 from adv_ssl.recipes import METHODS, THREATS
 
 Encoder = tuple[str, str, float]  # method, threat, epsilon
@@ -125,7 +126,7 @@ def _lines(made: Kept, scale: Scale) -> Iterator[Sequence[Html | str]]:
     for encoder in (e for e in encoders if e in made.of["clean"]):
         method, threat, epsilon = encoder
         size = f" {radius(threat, epsilon)}" if epsilon else ""
-        name = f"{TITLES[method]}, {GROUPS[threat]}{size}"
+        name = f"{METHOD_TITLES[method]}, {GROUPS[threat]}{size}"
         for of in ("clean", "attacked"):
             yield name, of, *_cells(made, of, encoder, scale, _told)
             if epsilon:

@@ -6,9 +6,10 @@ Tables, pictures and CSV files are made from these, the paper's and ours alike.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from adv_ssl.names import NORMS, radius
 from adv_ssl.paper import grid
+from adv_ssl.paper.exhibits import AVERAGE, BASELINE, FIGURE3, Exhibits, Score
 from adv_ssl.paper.grid import Scale
-from adv_ssl.paper.tables import AVERAGE, BASELINE, FIGURE3, Exhibits, Score
 from adv_ssl.recipes import METHODS, THREATS
 
 Key = tuple[Any, ...]
@@ -31,8 +32,8 @@ NOTES = {
     "table1": "The best of a row is bold. Encoders of the radii in the paper's caption.",
 }
 SHORT = {"supervised": "Sup-PT", "rotnet": "RotNet", "mae": "MAE", "byol": "BYOL"}
-GROUPS = {"nominal": "Nominal", "linf": "L-inf", "l2": "L2"}
-VARIANTS = {
+GROUPS = {"nominal": "Nominal", **NORMS}
+VARIANT_TITLES = {
     "imagenet": ("ImageNet", "IN-Real", "IN-V2", "IN-A", "IN-R", "IN-Sketch", "Conflict", "IN-C"),
     "cifar10": ("CIFAR-10", "Conflict", "corrupted"),
 }  # by suite, in the order of a scale's variants
@@ -84,7 +85,7 @@ class _Places(NamedTuple):
         """The folder of a radius: the one given, or the one that is shown."""
         if epsilon is None:
             epsilon = self.shown(method, threat)
-        return f"{self.name}/{method}/{grid.folder(threat, epsilon)}/seed*"
+        return f"{self.name}/{method}/{grid.threat_folder(threat, epsilon)}/seed*"
 
     def shown(self, method: str, threat: str) -> float:
         """The best radius; as long as none is scored, the paper's, or the first of a scale that
@@ -97,11 +98,6 @@ class _Places(NamedTuple):
         """What scores a model, or all its decays."""
         decay = "*" if gamma is None else f"{gamma:g}"
         return f"{self.model(method, threat, epsilon)}/gamma{decay}/scores/{self.scale.suite}"
-
-
-def radius(threat: str, epsilon: float) -> str:
-    """As the paper writes it."""
-    return f"{255 * epsilon:g}/255" if threat == "linf" else f"{epsilon:g}"
 
 
 def signed(value: float, places: int) -> str:
@@ -153,7 +149,7 @@ def _figure1(scale: Scale, places: _Places) -> Layout:
 
 
 def _variants(scale: Scale) -> list[Head]:
-    names = zip(scale.variants, VARIANTS[scale.suite], strict=True)
+    names = zip(scale.variants, VARIANT_TITLES[scale.suite], strict=True)
     return [Head((variant,), label) for variant, label in names]
 
 

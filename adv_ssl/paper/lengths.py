@@ -8,11 +8,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from adv_ssl.markup import TIMES, Html, image, join, table, tag
-from adv_ssl.names import METHODS
+from adv_ssl.names import METHOD_TITLES, radius
 from adv_ssl.paper import figures, grid, tables
-from adv_ssl.paper.layouts import VARIANTS, difference, radius
+from adv_ssl.paper.exhibits import Score, over_seeds
+from adv_ssl.paper.layouts import VARIANT_TITLES, difference
 from adv_ssl.paper.store import Record
-from adv_ssl.paper.tables import Score
 
 Gains = Mapping[tuple[str, str], Mapping[int, Score]]  # points by variant and method, by length
 
@@ -43,7 +43,7 @@ def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
                 if {(*key, "l2", seed), (*key, "nominal", seed)} <= scores.keys()
             ]
             if differences:
-                of_lengths[times] = tables.over_seeds(differences)
+                of_lengths[times] = over_seeds(differences)
     return found
 
 
@@ -61,9 +61,14 @@ def section(
 ) -> Html:
     """The curves and their numbers; ``called`` is how commands name the store."""
     made, lengths, followed = gains(scale, records), _lengths(scale), _followed(scale)
-    titles = dict(zip(followed.variants, VARIANTS[followed.suite], strict=True))
+    titles = dict(zip(followed.variants, VARIANT_TITLES[followed.suite], strict=True))
+    encoders = {
+        method: f"{METHOD_TITLES[method]}, L2 {radius('l2', radii[0])}"
+        for (method, threat), radii in followed.radii.items()
+        if threat == "l2"
+    }
     rows = [
-        (titles[variant], f"{METHODS[method]}, L2 {radius('l2', followed.radii[method, 'l2'][0])}",
+        (titles[variant], encoders[method],
          *[difference(of_lengths.get(times)) for times in lengths.values()])
         for (variant, method), of_lengths in made.items()
     ]  # fmt: skip

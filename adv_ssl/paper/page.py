@@ -16,7 +16,9 @@ from adv_ssl.errors import UserError
 from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically, write_csv
 from adv_ssl.markup import Html, document, image, join, table, tag
+from adv_ssl.names import axis, radius
 from adv_ssl.paper import figures, grid, judgements, kept, lengths, prices, runner, tables
+from adv_ssl.paper.exhibits import BASELINE, Exhibits, Score, paper
 from adv_ssl.paper.figures import Line, Sheet
 from adv_ssl.paper.judgements import Judged
 from adv_ssl.paper.layouts import (
@@ -29,11 +31,9 @@ from adv_ssl.paper.layouts import (
     Layout,
     digits,
     layouts,
-    radius,
     signed,
 )
 from adv_ssl.paper.store import Record, Store, collect
-from adv_ssl.paper.tables import BASELINE, Exhibits, Score
 from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED
 from adv_ssl.recipes import METHODS
 
@@ -80,7 +80,7 @@ def write(
     counted = _of_cells(store, scale)
     ours = tables.ours(counted, options, selection)
     comparable = options.recipe == "imagenet"
-    study = Study(scale, called or folder, store, tables.paper(), ours, comparable, selection)
+    study = Study(scale, called or folder, store, paper(), ours, comparable, selection)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -144,12 +144,11 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
 def _shown(name: str, study: Study) -> str:
     """What of ours an exhibit shows."""
     chosen, scale = study.ours.whole.chosen, grid.get(study.scale)
-    attack = tables.search(study.store.records, scale)
     if name == "figure1":
         decay = "its best decay" if scale.swept is None else f"decay {scale.swept:g}"
         return f" Each radius of ours has {decay}."
-    if name == "figure5" and attack:
-        return f" Our attack: {attack}."
+    if name == "figure5" and study.ours.attack:
+        return f" Our attack: {study.ours.attack}."
     if name in ("figure2", "figure3") and chosen:
         models = [f"{SHORT[m]} {GROUPS[t]} {radius(t, epsilon)}"
                   for (m, t), epsilon in sorted(chosen.items()) if epsilon]  # fmt: skip
@@ -193,7 +192,7 @@ def _draw(side: _Side) -> Figure | None:
         }
         return figures.radius_curves(scores, radii, side.line) if scores else None
     if layout.name == "figure5":
-        return _robust(layout, scores) if scores else None
+        return _robust(layout, scores, grid.get(side.scale).robust[1]) if scores else None
     values = [[_value(scores, layout.key(row.key, column.key)) for column in layout.columns]
               for row in layout.rows]  # fmt: skip
     return figures.sheet(
@@ -223,7 +222,7 @@ def _band(theirs: Exhibits) -> Line:
     return Line(None, max(byol, rotnet), min(sup, mae), "supervised from scratch: in this band")
 
 
-def _robust(layout: Layout, scores: Mapping[Key, Score]) -> Figure:
+def _robust(layout: Layout, scores: Mapping[Key, Score], threat: str) -> Figure:
     curves = {}
     for column in layout.columns:
         points = [(row.key[0], scores[layout.key(row.key, column.key)]) for row in layout.rows
@@ -233,7 +232,7 @@ def _robust(layout: Layout, scores: Mapping[Key, Score]) -> Figure:
                 [r, s.value / 100, *(s.value / 100 if end is None else end / 100 for end in s[1:3])]
                 for r, s in points
             ]
-    return robust_accuracy(curves, "L2 radius")
+    return robust_accuracy(curves, axis(threat))
 
 
 def _value(scores: Mapping[Key, Score], key: Key) -> float:

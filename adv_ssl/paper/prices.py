@@ -7,8 +7,8 @@ import functools
 from collections.abc import Iterable
 
 from adv_ssl.paper import grid
+from adv_ssl.paper.exhibits import rows
 from adv_ssl.paper.grid import Cell
-from adv_ssl.paper.tables import rows
 
 # By recipe: what an hour is of, and the FLOP/s that one does. Of a TPU v5e about the least
 # that its compiler expects of these steps, MAE's (docs/scale.md); of two cores what was measured.

@@ -21,7 +21,7 @@ from adv_ssl.errors import UserError
 from adv_ssl.evaluation.predict import IN_PART
 from adv_ssl.files import Busy, held, is_held, read_json
 from adv_ssl.paper.grid import Cell
-from adv_ssl.train import Preempted, stop_if_preempted
+from adv_ssl.preemption import Preempted, stop_if_asked
 
 DONE, RUNNING, MISSING = "done", "running", "missing"  # states of a cell
 AGAIN = "again"  # done, but its checkpoints are not there, and a missing cell needs them
@@ -130,7 +130,7 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
     came: dict[str, str] = {}
     wanted = _wanted(cells, store)
     for i, cell in enumerate(cells):
-        stop_if_preempted()
+        stop_if_asked()
         if cell.name not in wanted:
             came[cell.name] = DONE
         elif came.get(cell.needs, DONE) not in (DONE, RAN):
@@ -205,7 +205,7 @@ def _execute(command: Sequence[str]) -> int:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=0.2)
             try:
-                stop_if_preempted()
+                stop_if_asked()
             except Preempted:
                 child.terminate()
                 child.wait()

@@ -100,7 +100,7 @@ def _records(folder: pathlib.Path, root: pathlib.Path) -> list[Record]:
 
 
 def _commit(made: Mapping[str, Any]) -> str:
-    named = [start.get("commit") or "unknown" for start in made.get("starts", [made])]
+    named = [start.get("commit") or "unknown" for start in made["starts"]]
     return ", ".join(dict.fromkeys(named)) + " and changes" * made["dirty"]
 
 

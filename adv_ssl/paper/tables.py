@@ -1,155 +1,23 @@
-"""The exhibits of the paper as numbers: its own, from data/*.csv, and ours, from a store.
+"""Our exhibits, from the scores of a store: of the models that are shown, over seeds and each."""
 
-Both are one type, so that whatever is drawn or claimed of the one is of the other too.
-"""
-
-import csv
 import dataclasses
-import fractions
 import math
-import pathlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from adv_ssl.evaluation.rules import VARIANTS
 from adv_ssl.paper import grid
+from adv_ssl.paper.exhibits import AVERAGE, BASELINE, FIGURE3, Exhibits, Score, over_seeds
 from adv_ssl.paper.grid import Model, Scale
 from adv_ssl.paper.store import METRICS, TRANSFER, Record
-from adv_ssl.recipes import METHODS, THREATS
+from adv_ssl.recipes import METHODS
 from adv_ssl.recipes import paper as paper_sets
 
-DATA = pathlib.Path(__file__).parent / "data"
-# The models of Figure 3, by method and threat
-FIGURE3 = (("supervised", "linf"), ("mae", "l2"), ("byol", "l2"))
-BASELINE = ("supervised", "scratch", 0.0)  # Figure 1's zero line: never fine-tuned (D14)
-GAMMAS = (0.65, 0.75, 0.85, 0.95)  # of Figure 3
-AVERAGE = "average"  # the last row of Table 1
 TABLES = ("figure1", "figure2", "figure3", "figure5", "table1")
 SEARCHES = ("autoattack", "apgd", "pgd")  # the first that was run is Figure 5's
 SELECTIONS = ("test", "held_out")  # what the best radius and decay are the best on
-
-
-class Missing(LookupError):
-    """A number that is not there."""
-
-
-class Score(NamedTuple):
-    """A number in percent."""
-
-    value: float
-    low: float | None = None  # 95% interval: over seeds if there are two or more, else over images
-    high: float | None = None
-    seeds: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Exhibits:
-    """All exhibits; of the dictionaries, what is not there is missing."""
-
-    variants: tuple[str, ...]
-    chosen: Mapping[tuple[str, str], float]  # (method, threat) -> the best epsilon
-    leading: Mapping[str, str]  # method -> the threat of its best attacked model
-    figure1: Mapping[tuple[str, str, float], Score]  # method, threat, epsilon: mean of variants
-    figure2: Mapping[tuple[str, str, str], Score]  # variant, method, threat
-    figure3: Mapping[tuple[str, str, float], Score]  # variant, method, gamma
-    figure5: Mapping[tuple[float, float], Score]  # gamma, radius of the attack
-    table1: Mapping[tuple[str, str, str, str], Score]  # set, optimizer, method, threat
-    l2_unit: float = 1.0  # what an L2 radius of 1 of the paper is here
-    # What Figures 1 and 5 are to have before they are judged; of the paper's, whatever is printed
-    radii: Mapping[tuple[str, str], tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    gammas: tuple[float, ...] = ()
-    # (method, threat) of which a model that might be the best is not scored: not to be judged yet
-    unsettled: Collection[tuple[str, str]] = ()
-
-    def mean(self, method: str, threat: str, without: Collection[str] = ()) -> float:
-        """The mean over the variants of the best model of a method and threat."""
-        rows = [row for row in self.variants if row not in without]
-        return float(np.mean([self.cell(row, method, threat) for row in rows]))
-
-    def cell(self, variant: str, method: str, threat: str) -> float:
-        """A cell of Figure 2; Missing where there is none, or another model may be the best."""
-        self.check_settled(method, threat)
-        return _get(self.figure2, (variant, method, threat))
-
-    def gamma(self, variant: str, method: str, gamma: float) -> float:
-        """A cell of Figure 3; Missing where there is none, or another radius may be the best."""
-        self.check_settled(method, dict(FIGURE3)[method])
-        return _get(self.figure3, (variant, method, gamma))
-
-    def check_settled(self, method: str, threat: str) -> None:
-        """Missing where a model of them that may be the best is not scored."""
-        if (method, threat) in self.unsettled:
-            raise Missing(f"{method} {threat}: not all models that the best is chosen from")
-
-    def baseline(self) -> float:
-        """The mean of Figure 1's zero line; Missing where it is not known."""
-        if BASELINE not in self.figure1:
-            raise Missing("the baseline")
-        return self.figure1[BASELINE].value
-
-    def transfer(self, dataset: str, optimizer: str, method: str, threat: str) -> float:
-        """A cell of Table 1; Missing where there is none."""
-        return _get(self.table1, (dataset, optimizer, method, threat))
-
-    def transfer_mean(self, optimizer: str, method: str, threat: str) -> float:
-        """The mean over the sets of Table 1, not rounded; Missing where one is."""
-        sets = paper_sets.TRANSFER_SETS
-        return float(np.mean([self.transfer(s, optimizer, method, threat) for s in sets]))
-
-
-def _get(scores: Mapping[Any, Score], key: tuple[object, ...]) -> float:
-    if key not in scores:
-        raise Missing(" ".join(str(part) for part in key))
-    return scores[key].value
-
-
-# ---- the paper's numbers --------------------------------------------------------------------
-
-
-def paper() -> Exhibits:
-    """What the paper prints. Its Figures 1 and 5 are images: of Figure 1 the best models' means
-    follow from Figure 2 (F6), of the rest there is nothing.
-    """
-    figure2, chosen = {}, {}
-    for row in rows("figure2"):
-        figure2[row["variant"], row["method"], row["threat"]] = Score(float(row["top1"]))
-        chosen[row["method"], row["threat"]] = _epsilon(row["epsilon"])
-    figure3 = {
-        (row["variant"], row["method"], float(row["gamma"])): Score(float(row["top1"]))
-        for row in rows("figure3")
-    }
-    table1 = {
-        (row["dataset"], row["optimizer"], row["method"], row["threat"]): Score(float(row["top1"]))
-        for row in rows("table1")
-    }
-    means = {
-        (*column, epsilon): Score(float(np.mean([figure2[v, *column].value for v in VARIANTS])))
-        for column, epsilon in chosen.items()
-    }
-    leading = {
-        method: max(THREATS[1:], key=lambda t: means[method, t, chosen[method, t]].value)
-        for method in METHODS
-    }
-    return Exhibits(VARIANTS, chosen, leading, means, figure2, figure3, {}, table1)
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    """The rows of a file of ``data``."""
-    with (DATA / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _epsilon(text: str) -> float:
-    """6/255 or 0.5."""
-    return float(fractions.Fraction(text))
-
-
-# ---- ours -----------------------------------------------------------------------------------
-
 Rows = dict[str, Score]  # of one model and seed, by variant
 Runs = dict[Model, dict[int, Rows]]
 
@@ -161,6 +29,7 @@ class Ours:
     whole: Exhibits
     seeds: Mapping[int, Exhibits]
     needed: tuple[int, ...]  # seeds, without which nothing is judged
+    attack: str = ""  # of Figure 5, such as apgd-l2: the strongest that was run; "": none
 
 
 class _Choice(NamedTuple):
@@ -190,13 +59,13 @@ def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ou
         elif r.stage == "finetune" and r.suite == "main" and not r.attack:
             held_out[model].append(r.value)
     choice = _chosen(runs, held_out, scale, selection)
-    attack = search(records, scale)
+    attack = _strongest(records, scale)
     shown = [r for r in records if r.suite != "robust" or r.attack in ("", attack)]
     seeds = {
         seed: _of_seed([r for r in shown if r.seed == seed], seed, runs, choice, scale)
         for seed in sorted({r.seed for r in records})
     }
-    return Ours(_merged(list(seeds.values()), choice, scale), seeds, scale.seeds)
+    return Ours(_merged(list(seeds.values()), choice, scale), seeds, scale.seeds, attack)
 
 
 def _chosen(
@@ -314,8 +183,8 @@ def _robust(records: Sequence[Record], scale: Scale) -> dict[tuple[float, float]
     }
 
 
-def search(records: Sequence[Record], scale: Scale) -> str:
-    """The attack of Figure 5, such as apgd-l2: the strongest that was run; "": none."""
+def _strongest(records: Sequence[Record], scale: Scale) -> str:
+    """The attack of Figure 5; "": none was run."""
     done = {r.attack for r in records if r.suite == "robust" and r[:3] == scale.robust}
     names = [f"{name}-{scale.robust[1]}" for name in SEARCHES]
     return next((name for name in names if name in done), "")
@@ -361,18 +230,3 @@ def _exhibits(scale: Scale, choice: _Choice, **of_each: Mapping[Any, Score]) -> 
         unsettled=choice.unsettled,
         **of_each,
     )
-
-
-def over_seeds(scores: Sequence[Score]) -> Score:
-    """Their mean with its interval; a single one as it is."""
-    if len(scores) == 1:
-        return scores[0]
-    value, low, high = interval([score.value for score in scores])
-    return Score(value, low, high, len(scores))
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and its interval of that level by Student's t, of two or more values."""
-    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
-    return mean, mean - half, mean + half

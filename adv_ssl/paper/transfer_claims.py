@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from adv_ssl.paper.exhibits import AVERAGE, Exhibits, Missing
 from adv_ssl.paper.findings import (
     ATTACKED,
     NAMES,
@@ -11,11 +12,10 @@ from adv_ssl.paper.findings import (
     listed,
     sign,
 )
-from adv_ssl.paper.tables import AVERAGE, Exhibits, Missing
+from adv_ssl.paper.layouts import OPTIMIZERS
 from adv_ssl.recipes import METHODS, THREATS
 from adv_ssl.recipes.paper import TRANSFER_SETS
 
-OPTIMIZERS = ("sgd", "adamw")
 ROUNDED = 0.006  # points: what rounding to two places may move a printed average by
 
 

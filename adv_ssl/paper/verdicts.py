@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from adv_ssl.paper.claims import Claim
+from adv_ssl.paper.exhibits import Exhibits, Missing, interval
 from adv_ssl.paper.findings import Finding, sign
-from adv_ssl.paper.tables import Exhibits, Missing, Ours, interval
+from adv_ssl.paper.tables import Ours
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 

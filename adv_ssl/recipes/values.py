@@ -23,24 +23,11 @@ class Value(NamedTuple):
     where: str
 
 
-def PAPER(value: Any, where: str) -> Value:
-    """Stated by the paper."""
-    return Value(value, "PAPER", where)
+def _flagged(flag: str) -> Callable[..., Value]:
+    return lambda value, where="": Value(value, flag, where)
 
 
-def REF(value: Any, where: str) -> Value:
-    """Stated by the reference that the paper names, or by its released code."""
-    return Value(value, "REF", where)
-
-
-def OPEN(value: Any, where: str) -> Value:
-    """Left open by both; the best supported choice."""
-    return Value(value, "OPEN", where)
-
-
-def OURS(value: Any, where: str = "") -> Value:
-    """Ours: a smaller scale, or a matter of running."""
-    return Value(value, "OURS", where)
+PAPER, REF, OPEN, OURS = map(_flagged, ("PAPER", "REF", "OPEN", "OURS"))
 
 
 def merged(tree: Tree, changes: Tree) -> Tree:

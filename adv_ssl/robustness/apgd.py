@@ -1,4 +1,4 @@
-"""APGD: projected gradient ascent that sets its own step (Croce and Hein 2020, ICML; spec A27)."""
+"""APGD: projected gradient ascent that sets its own step (Croce and Hein 2020, ICML; A27)."""
 
 from collections.abc import Callable
 from typing import NamedTuple

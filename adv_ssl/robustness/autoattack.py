@@ -1,4 +1,4 @@
-"""AutoAttack, standard: four attacks, each on the images that still stand (spec A26).
+"""AutoAttack, standard: four attacks, each on the images that still stand (A26).
 
     for verdict in autoattack(classify, params, images, labels, indices, norm=..., epsilon=...):
         save(verdict)
@@ -10,28 +10,23 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
 from adv_ssl import sharding
-from adv_ssl.attacks import BALLS, pgd
+from adv_ssl.attacks import BALLS
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.robustness.apgd import apgd, inner_radius
 from adv_ssl.robustness.fab import fab
-from adv_ssl.robustness.losses import (
-    check_classes,
-    cross_entropy,
-    margin,
-    targeted_dlr,
-    wrong_class,
-)
+from adv_ssl.robustness.losses import check_classes, cross_entropy, targeted_dlr, wrong_class
+from adv_ssl.robustness.margin_pgd import margin_pgd
 from adv_ssl.robustness.square import square
+from adv_ssl.task import PyTree
 
-PyTree = Any
 Classify = Callable[[PyTree, Array], Array]  # (params, [B, H, W, C]) -> logits [B, classes]
 
 CLEAN = "clean"
@@ -156,8 +151,8 @@ def _run(
     elif attack == PGD:
         # Of the whole radius, every point at the edge of an L-inf ball would be a rounding outside.
         radius = inner_radius(norm, epsilon, x.shape[1:])
-        search = pgd(norm, radius, budget.pgd_steps, 2.5 / budget.pgd_steps)
-        x_adv, _ = search(lambda x: margin(logits(x), labels), x, keys)
+        steps = budget.pgd_steps
+        x_adv = margin_pgd(logits, x, labels, keys, norm, radius, steps, 2.5 / steps)
     else:
         x_adv = x
     distance = jax.vmap(BALLS[norm].norm)(x_adv - x)  # FAB may end outside

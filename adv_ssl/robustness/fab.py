@@ -1,4 +1,4 @@
-"""FAB: the nearest misclassified point (Croce and Hein 2020, ICML; targeted; spec A26).
+"""FAB: the nearest misclassified point (Croce and Hein 2020, ICML; targeted; A26).
 
 Each step takes the boundary between the right class and one target for a plane, and goes to where
 that plane is nearest: to the point reached, and a little to the image itself.

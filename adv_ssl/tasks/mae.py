@@ -76,7 +76,13 @@ def make(options: Mae, encoder: ViT, classes: int) -> Task:
     seen = options.visible(a.grid**2)
     hidden = a.grid**2 - seen
     decoder = Decoder(
-        options.width, options.depth, options.heads, options.mlp, a.patch**2 * 3, encoder.dtype
+        options.width,
+        options.depth,
+        options.heads,
+        options.mlp,
+        outputs=a.patch**2 * 3,
+        dtype=encoder.dtype,
+        remat=encoder.remat,
     )
 
     def init(key: Array) -> PyTree:

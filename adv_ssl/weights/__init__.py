@@ -5,7 +5,3 @@ running it; ``layouts`` knows the names of MAE, timm, Google's ViT and big_visio
 them our architecture, positions and pixels; ``selftest`` has the outputs that travel with the
 weights; ``transfer`` is the two commands.
 """
-
-from adv_ssl.weights.transfer import Options, export_weights, import_weights
-
-__all__ = ["Options", "export_weights", "import_weights"]

@@ -3,9 +3,9 @@
 python -m adv_ssl.weights import PATH --workdir=DIR
     A .pth of MAE or timm, a .safetensors of timm, an .npz of Google's ViT or big_vision, or what
     export wrote. Then --config.weights=DIR starts from it; DIR/import.json is the full report.
-python -m adv_ssl.weights export CHECKPOINT_FOLDER PATH
-    A stage of a run, to a .safetensors (encoder and classifier, by timm's names) or an .npz (all
-    parameters, by ours).
+python -m adv_ssl.weights export STAGE PATH
+    The folder of a stage of a run, such as DIR/finetune, to a .safetensors (encoder and classifier,
+    by timm's names) or an .npz (all parameters, by ours).
 
 Exit codes: 0 done; 2 a mistake, told in one line.
 """
@@ -17,7 +17,7 @@ from absl import flags
 
 from adv_ssl import command
 from adv_ssl.errors import UserError
-from adv_ssl.files import named
+from adv_ssl.files import user_path
 from adv_ssl.weights import transfer
 from adv_ssl.weights.layouts import Row
 
@@ -28,7 +28,7 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _HEADS = flags.DEFINE_integer("heads", None, "import: attention heads, if not width / 64.")
 _MEAN = flags.DEFINE_list("mean", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
 _STD = flags.DEFINE_list("std", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
-_USAGE = "import PATH --workdir=DIR, or export CHECKPOINT_FOLDER PATH"
+_USAGE = "import PATH --workdir=DIR, or export STAGE PATH"
 
 
 def _options() -> transfer.Options:
@@ -45,14 +45,14 @@ def _options() -> transfer.Options:
 def _import(path: pathlib.Path) -> None:
     if not _WORKDIR.value:
         raise UserError("import needs --workdir=DIR, a new folder for the checkpoint.")
-    workdir = named(_WORKDIR.value)
+    workdir = user_path(_WORKDIR.value)
     report = transfer.import_weights(path, workdir, _options())
     print("\n".join(transfer.summary([Row(**row) for row in report["parameters"]])))
     print(f"architecture {report['architecture']}, classes {report['classes']}")
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"self-test {report['self_test']}")
-    print(f"{workdir}: for --config.weights={workdir}; the report is {workdir / 'import.json'}")
+    print(f"start from it: --config.weights={workdir}; in full: {workdir / 'import.json'}")
 
 
 def _export(folder: pathlib.Path, path: pathlib.Path) -> None:
@@ -63,7 +63,7 @@ def _export(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _work(words: Sequence[str]) -> None:
-    paths = [named(word) for word in words[1:]]
+    paths = [user_path(word) for word in words[1:]]
     match words[:1], paths:
         case ["import"], [path]:
             _import(path)

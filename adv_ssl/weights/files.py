@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, in_one_line
 from adv_ssl.files import write_atomically
 from adv_ssl.weights import torch_zip
 
@@ -62,7 +62,7 @@ def _read_zip(path: pathlib.Path) -> Raw:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
     except Exception as error:  # of a damaged directory the library raises almost anything
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise UserError(f"{path} is damaged or cut short ({reason}): fetch it again.") from None
     if any(name.endswith("/data.pkl") for name in members):
         return Raw(torch_zip.read(path), {})
@@ -76,7 +76,7 @@ def _read_npz(path: pathlib.Path) -> Raw:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: _recovered(file[name]) for name in file.files}
     except Exception as error:  # of a damaged member numpy and zlib raise almost anything
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise UserError(f"{path} is damaged or holds more than arrays ({reason}).") from None
     text = arrays.pop(MANIFEST, None)
     return Raw(arrays, {} if text is None else _manifest(path, str(text)))
@@ -97,7 +97,7 @@ def _read_safetensors(path: pathlib.Path) -> Raw:
             f"{path} holds numbers that are not read here ({error}): save it in float32."
         ) from None
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise UserError(f"{path} is damaged or cut short ({reason}): fetch it again.") from None
     return Raw(arrays, {} if text is None else _manifest(path, text))
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -20,9 +19,8 @@ from adv_ssl.models.vit import (
     position_table,
     sincos_table,
 )
-from adv_ssl.weights.layouts import Converted, Row
+from adv_ssl.weights.layouts import Arrays, Converted, Row
 
-Arrays = Mapping[str, np.ndarray]
 HEAD_WIDTH = 64
 _TELLING = ("patch_embed", "block_0/mlp/fc1")  # whose kernels tell the sizes
 _FINALS = ("fc_norm", "norm")  # of pooled features, of tokens: an encoder has one of them
@@ -106,7 +104,7 @@ def check(params: Arrays, architecture: Architecture, optional: frozenset[str]) 
     if unknown:
         raise UserError(f"{unknown[0]}: our encoder has no such parameter.")
     if any(not np.isfinite(array).all() for array in params.values()):
-        raise UserError("there are numbers that are not finite in it.")
+        raise UserError("it contains numbers that are not finite.")
     return [Row("", name, "missing", _FRESH) for name in sorted(missing)]
 
 

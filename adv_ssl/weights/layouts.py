@@ -5,6 +5,7 @@ refused, because nobody could say what is lost without it.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ class Converted:
                 self.rows[i] = row._replace(status=status, how=text)
 
 
-def _pair(theirs: str, ours: str, separator: str, weight: str) -> dict[str, str]:
+def _pair(theirs: str, ours: str, separator: str = ".", weight: str = "weight") -> dict[str, str]:
     kind = "scale" if "norm" in ours else "kernel"
     return {
         f"{theirs}{separator}{weight or kind}": f"{ours}/{kind}",
@@ -54,20 +55,22 @@ def _pair(theirs: str, ours: str, separator: str, weight: str) -> dict[str, str]
     }
 
 
+_flax_pair = functools.partial(_pair, separator="/", weight="")
+
 # Their names and ours; # is the number of a block.
 _TIMM = {
     "cls_token": "encoder/cls_token",
     "pos_embed": "encoder/pos_embed",
-    **_pair("patch_embed.proj", "encoder/patch_embed", ".", "weight"),
-    **_pair("blocks.#.norm1", "encoder/block_#/norm1", ".", "weight"),
-    **_pair("blocks.#.attn.qkv", "encoder/block_#/attn/qkv", ".", "weight"),
-    **_pair("blocks.#.attn.proj", "encoder/block_#/attn/proj", ".", "weight"),
-    **_pair("blocks.#.norm2", "encoder/block_#/norm2", ".", "weight"),
-    **_pair("blocks.#.mlp.fc1", "encoder/block_#/mlp/fc1", ".", "weight"),
-    **_pair("blocks.#.mlp.fc2", "encoder/block_#/mlp/fc2", ".", "weight"),
-    **_pair("norm", "encoder/norm", ".", "weight"),
-    **_pair("fc_norm", "encoder/fc_norm", ".", "weight"),
-    **_pair("head", "head", ".", "weight"),
+    **_pair("patch_embed.proj", "encoder/patch_embed"),
+    **_pair("blocks.#.norm1", "encoder/block_#/norm1"),
+    **_pair("blocks.#.attn.qkv", "encoder/block_#/attn/qkv"),
+    **_pair("blocks.#.attn.proj", "encoder/block_#/attn/proj"),
+    **_pair("blocks.#.norm2", "encoder/block_#/norm2"),
+    **_pair("blocks.#.mlp.fc1", "encoder/block_#/mlp/fc1"),
+    **_pair("blocks.#.mlp.fc2", "encoder/block_#/mlp/fc2"),
+    **_pair("norm", "encoder/norm"),
+    **_pair("fc_norm", "encoder/fc_norm"),
+    **_pair("head", "head"),
 }
 
 
@@ -76,14 +79,14 @@ def _google_block(norm2: int, attention: int, mlp: int) -> dict[str, str]:
     block, ours = "Transformer/encoderblock_#", "encoder/block_#"
     attend = f"{block}/MultiHeadDotProductAttention_{attention}"
     return {
-        **_pair(f"{block}/LayerNorm_0", f"{ours}/norm1", "/", ""),
-        **_pair(f"{attend}/query", f"{ours}/attn/q", "/", ""),
-        **_pair(f"{attend}/key", f"{ours}/attn/k", "/", ""),
-        **_pair(f"{attend}/value", f"{ours}/attn/v", "/", ""),
-        **_pair(f"{attend}/out", f"{ours}/attn/proj", "/", ""),
-        **_pair(f"{block}/LayerNorm_{norm2}", f"{ours}/norm2", "/", ""),
-        **_pair(f"{block}/MlpBlock_{mlp}/Dense_0", f"{ours}/mlp/fc1", "/", ""),
-        **_pair(f"{block}/MlpBlock_{mlp}/Dense_1", f"{ours}/mlp/fc2", "/", ""),
+        **_flax_pair(f"{block}/LayerNorm_0", f"{ours}/norm1"),
+        **_flax_pair(f"{attend}/query", f"{ours}/attn/q"),
+        **_flax_pair(f"{attend}/key", f"{ours}/attn/k"),
+        **_flax_pair(f"{attend}/value", f"{ours}/attn/v"),
+        **_flax_pair(f"{attend}/out", f"{ours}/attn/proj"),
+        **_flax_pair(f"{block}/LayerNorm_{norm2}", f"{ours}/norm2"),
+        **_flax_pair(f"{block}/MlpBlock_{mlp}/Dense_0", f"{ours}/mlp/fc1"),
+        **_flax_pair(f"{block}/MlpBlock_{mlp}/Dense_1", f"{ours}/mlp/fc2"),
     }
 
 
@@ -91,10 +94,10 @@ _GOOGLE = {
     "cls": "encoder/cls_token",
     "pos_embedding": "encoder/pos_embed",
     "Transformer/posembed_input/pos_embedding": "encoder/pos_embed",
-    **_pair("embedding", "encoder/patch_embed", "/", ""),
+    **_flax_pair("embedding", "encoder/patch_embed"),
     **_google_block(norm2=2, attention=1, mlp=3),  # vision_transformer
     **_google_block(norm2=1, attention=0, mlp=0),  # big_vision
-    **_pair("Transformer/encoder_norm", "encoder/norm", "/", ""),
+    **_flax_pair("Transformer/encoder_norm", "encoder/norm"),
 }
 
 _TIMM_DROPPED = {

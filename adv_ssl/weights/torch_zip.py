@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, in_one_line
 
 _DTYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -39,7 +39,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # of a damaged pickle the library raises almost anything
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {reason}): fetch it again."
         ) from error

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import adv_ssl
 from adv_ssl.checkpoint import POSITIONS, Checkpoints, State, begun, stage_meant
-from adv_ssl.errors import UserError, disk_full
+from adv_ssl.errors import UserError, disk_full, in_one_line
 from adv_ssl.files import held, read_json, sha256, write_json
 from adv_ssl.models.vit import MEAN, STD, Architecture, sincos_table
 from adv_ssl.weights import files, fit, layouts, selftest
@@ -76,7 +76,7 @@ def _write(workdir: pathlib.Path, architecture: Architecture, params: layouts.Ar
                 raise UserError(f"{workdir} has checkpoints already: choose another --workdir.")
             checkpoints.save(state, wait=True)
     except (OSError, ValueError) as error:  # orbax tells of a full disk by a ValueError
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         reason = "no space left on its disk" if disk_full(error) else reason
         raise UserError(f"{workdir} cannot be written to: {reason}.") from error
 
@@ -189,10 +189,9 @@ def export_weights(folder: pathlib.Path, path: pathlib.Path) -> list[Row]:
     """
     if path.suffix not in (".safetensors", ".npz"):
         raise UserError(f"{path}: its name must end in .safetensors (timm's names) or .npz (ours).")
-    inner = folder / "checkpoints"
-    if not (begun(folder) or begun(folder.parent)):
+    if not begun(folder):
         raise UserError(f"{folder}: no checkpoint in it; {stage_meant(folder)}")
-    with Checkpoints(inner if inner.is_dir() else folder) as checkpoints:
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         architecture = checkpoints.architecture()
         params = {k: np.asarray(v) for k, v in flatten_dict(checkpoints.params(), sep="/").items()}
         source = checkpoints.folder.absolute() / str(checkpoints.latest())

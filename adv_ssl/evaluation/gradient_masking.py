@@ -1,4 +1,4 @@
-"""An attack that doubts itself: signs that accuracy under attack is not robustness (P29).
+"""Signs of masked gradients: that accuracy under attack is not robustness.
 
 More effort can only break more; a radius without bound breaks everything; a loss has a gradient.
 Where that is not so, the attack fails for a reason of its own, such as masked gradients.
@@ -17,35 +17,42 @@ import optax
 from jax import Array
 
 from adv_ssl import sharding
-from adv_ssl.attacks import pgd
 from adv_ssl.evaluation.predict import Model, classifier
 from adv_ssl.models.vit import Architecture
-from adv_ssl.robustness.losses import margin
+from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
+from adv_ssl.task import PyTree
 
-PyTree = Any
 SLACK = 0.02  # by which share of images a rung may stand above the one before it: chance
 ZEROS = 0.5  # share of zeros in the gradient above which it says nothing
 STEPS = 10  # of the weak PGD; the strong one has four times as many
+
+
+class Search(NamedTuple):
+    """The last arguments of ``pgd``."""
+
+    steps: int
+    step_size: float  # share of the radius
+    start: str
 
 
 class Rung(NamedTuple):
     """One attack of the ladder."""
 
     name: str
-    steps: int
-    step_size: float  # share of the radius
-    start: str
+    search: Search
     restarts: int = 1
     unbounded: bool = False  # a radius that holds every image
 
 
+_STRONG = Search(4 * STEPS, 2.5 / (4 * STEPS), "ball")
 LADDER = (
-    Rung("noise", 1, 0.0, "ball"),
-    Rung("FGSM", 1, 1.0, "zero"),
-    Rung(f"PGD-{STEPS}", STEPS, 2.5 / STEPS, "ball"),
-    Rung(f"PGD-{4 * STEPS}", 4 * STEPS, 2.5 / (4 * STEPS), "ball"),
-    Rung(f"PGD-{4 * STEPS}, 3 restarts", 4 * STEPS, 2.5 / (4 * STEPS), "ball", 3),
-    Rung("unbounded", 4 * STEPS, 2.5 / (4 * STEPS), "ball", 1, True),
+    Rung("clean", Search(0, 0.0, "zero")),
+    Rung("noise", Search(1, 0.0, "ball")),
+    Rung("FGSM", Search(1, 1.0, "zero")),
+    Rung(f"PGD-{STEPS}", Search(STEPS, 2.5 / STEPS, "ball")),
+    Rung(f"PGD-{4 * STEPS}", _STRONG),
+    Rung(f"PGD-{4 * STEPS}, 3 restarts", _STRONG, restarts=3),
+    Rung("unbounded", _STRONG, unbounded=True),
 )
 
 
@@ -100,25 +107,19 @@ def ladder(
 def _climbed(
     model: Model, x: Array, labels: Array, indices: np.ndarray, norm: str, epsilon: float, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(rung, which images stand [B]), from the images themselves on."""
-    shape, key = x.shape[1:], jax.random.key(seed)
+    """(rung, which images stand [B])."""
+    key = jax.random.key(seed)
 
     @functools.cache  # the first of the restarts was made before
-    def stand(rung: Rung | None, radius: float, restart: int) -> np.ndarray:
-        again = jax.random.fold_in(key, restart)
+    def stand(search: Search, radius: float, restart: int) -> np.ndarray:
+        images = x, labels, indices
+        what = norm, radius, search, jax.random.fold_in(key, restart)
         with jax.default_matmul_precision("float32"):
-            return np.asarray(
-                _stands(
-                    model.architecture, model.params, x, labels, indices, rung, norm, radius, again
-                )
-            )
+            return np.asarray(_stands(model.architecture, model.params, *images, *what))
 
-    yield "clean", stand(None, 0.0, 0)
     for rung in LADDER:
-        radius = whole(norm, shape) if rung.unbounded else epsilon
-        # What the program does not hang on is taken out: rungs of the same steps share one.
-        bare = rung._replace(name="", restarts=1, unbounded=False)
-        starts = [stand(bare, radius, restart) for restart in range(rung.restarts)]
+        radius = whole(norm, x.shape[1:]) if rung.unbounded else epsilon
+        starts = [stand(rung.search, radius, restart) for restart in range(rung.restarts)]
         yield rung.name, np.all(starts, axis=0)
 
 
@@ -127,25 +128,22 @@ def whole(norm: str, shape: tuple[int, ...]) -> float:
     return 1.0 if norm == "linf" else float(np.sqrt(np.prod(shape)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+@functools.partial(jax.jit, static_argnums=(0, 5, 7))
 def _stands(
     architecture: Architecture,
     params: PyTree,
     images: Array,
     labels: Array,
     indices: Array,
-    rung: Rung | None,
     norm: str,
     epsilon: Array,
+    search: Search,
     key: Array,
 ) -> Array:
     """Whether each image is still classified right: [N]."""
     logits = functools.partial(classifier(architecture), params)
-    x = images
-    if rung is not None:
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
-        attack = pgd(norm, epsilon, rung.steps, rung.step_size, rung.start)
-        x, _ = attack(lambda x: margin(logits(x), labels), images, keys)
+    keys = per_image(key, indices)
+    x = margin_pgd(logits, images, labels, keys, norm, epsilon, *search)
     return logits(x).argmax(-1) == labels
 
 
