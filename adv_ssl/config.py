@@ -48,7 +48,7 @@ class AttackConfig:
     norm: str  # linf or l2
     epsilon: float  # radius; L-inf radii are usually written k/255
     steps: int
-    step_size: float  # share of epsilon
+    step_size: float  # share of epsilon, 2 at most; all steps together 0.1 or more
     start: str  # where in the ball it starts
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from adv_ssl.weights.transfer import import_weights
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
 _SUITE = flags.DEFINE_string("suite", None, ", ".join([*SUITES, "robust"]))
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one, or to go on in.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Of TFDS; default: TFDS_DATA_DIR.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices.")
 _IMAGES = flags.DEFINE_integer(
     "images", None, "The first so many of each set; default: all, robust: 5000."
@@ -36,9 +36,13 @@ _IMAGES = flags.DEFINE_integer(
 _CORRUPTED = flags.DEFINE_string(
     "corrupted", None, "Keeps images corrupted on the fly in this folder, for the next model."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of corruptions made on the fly, and of attacks.")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Random seed of corruptions made on the fly and of attacks."
+)
 _DATA = flags.DEFINE_string("data", None, "robust: the set; default: ImageNet or CIFAR-10.")
-_SPLIT = flags.DEFINE_string("split", None, "robust: default: its suite's, or test.")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "robust: split of the set; default: its suite's, or test."
+)
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
@@ -48,7 +52,9 @@ _RESIZE = flags.DEFINE_integer(
 )
 _ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEARCHES)}.")
 _NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
-_RADII = flags.DEFINE_list("radii", None, "robust: going up, 0.5 or 4/255, pixels in [0, 1].")
+_RADII = flags.DEFINE_list(
+    "radii", None, "robust: increasing radii such as 0.5 or 4/255, pixels in [0, 1]."
+)
 
 _OF_ROBUST = ("attack", "norm", "radii", "data", "split", "resize")
 

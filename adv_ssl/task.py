@@ -20,7 +20,7 @@ Aux = dict[str, Array]
 
 
 class Prepared(NamedTuple):
-    """All chance and all constants of one step."""
+    """All random choices and all constants of one step, but for drop path."""
 
     x: PyTree  # float32 in [0, 1], [B, ...]: exactly the part that may be attacked
     context: PyTree  # targets, masks, labels: fixed while x is attacked

@@ -6,8 +6,8 @@
 # SIGTERM and Ctrl-C go on to the training, which saves and leaves with 75; then this ends too.
 # Environment:
 #   PYTHON     the interpreter (python)
-#   PROCESSES  for tests of many hosts: so many processes on this machine, on the CPU (1)
-#   DEVICES    of each of them (1)
+#   PROCESSES  number of processes on this machine, on the CPU, to try out many hosts (1)
+#   DEVICES    devices of each process (1)
 set -uo pipefail
 
 python=${PYTHON:-python}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh, and skypilot.yaml, have done on each rented machine, in a clone of the project.
+# Run by tpu_pod.sh and skypilot.yaml on each rented machine, in a clone of the project.
 #
 #   worker.sh install EXTRA BUCKET   Python 3.11, the locked packages, those of EXTRA (tpu or cuda);
 #                                    the bucket at /mnt/gcs

@@ -13,14 +13,19 @@ import textwrap
 import tomllib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY, random_classifier
 
 from adv_ssl import attacks, recipes
+from adv_ssl.checkpoint import Checkpoints, State
 from adv_ssl.config import parse
+from adv_ssl.models.vit import ViT
+from adv_ssl.tasks.classifier import classify
 
 PAGE = (ROOT / "docs" / "method.md").read_text()
+README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 # What defines an id: a row "| id | flag |"; in section I and of the paper's parts a first cell.
 DEFINED = re.findall(
@@ -204,7 +209,7 @@ def test_what_the_pages_name_of_the_project_is_there():
 
 def test_the_readme_s_lines_of_python_run(monkeypatch):
     """All but the training."""
-    (code,) = re.findall(r"## From Python\n\n((?:    .*\n|\n)+)", PAGES[0].read_text())
+    (code,) = re.findall(r"## From Python\n\n((?:    .*\n|\n)+)", README)
     ran = []
     monkeypatch.setattr(
         "adv_ssl.pipeline.run", lambda config, workdir: ran.append((config, workdir))
@@ -213,3 +218,17 @@ def test_the_readme_s_lines_of_python_run(monkeypatch):
     ((config, workdir),) = ran
     assert parse(config.to_dict()).pretrain.attack.epsilon == 0.25
     assert workdir == "runs/mine"
+
+
+def test_the_readme_s_features_are_what_the_head_reads(tmp_path):
+    stage = tmp_path / "finetune"
+    params = random_classifier(3)
+    with Checkpoints(stage / "checkpoints", TINY) as checkpoints:
+        checkpoints.save(State(jnp.int32(0), params, None, None, jnp.int32(0)), wait=True)
+    (code,) = re.findall(r"by the encoder of a fine-tuned model:\n\n((?:    .*\n|\n)+)", README)
+    images = jnp.asarray(np.random.default_rng(0).random((2, 8, 8, 3)), jnp.float32)
+    space = {"images": images}
+    exec(textwrap.dedent(code).replace("runs/mine/finetune", str(stage)), space)
+    assert space["features"].shape == (2, TINY.width)
+    logits = space["features"] @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(logits, classify(ViT(TINY), params, images, None), atol=1e-6)

@@ -527,7 +527,7 @@ CHANGES = {
     "norms of queries": ({"blocks__0__attn__q_norm__weight": np.ones(8)}, "norms of queries"),
     "registers": ({"reg_token": np.ones((1, 4, 32))}, "register tokens"),
     "distillation": ({"dist_token": np.ones((1, 1, 32))}, "distillation token"),
-    "a name nobody knows": ({"blocks__0__gate": np.ones(3)}, r"blocks\.0\.gate: unknown here"),
+    "a name nobody knows": ({"blocks__0__gate": np.ones(3)}, r"blocks\.0\.gate: unknown parameter"),
     "a missing block": (
         {f"blocks__0__{n}": None for n in ("norm1__weight", "norm1__bias", "norm2__weight",
          "norm2__bias", "attn__qkv__weight", "attn__qkv__bias", "attn__proj__weight",

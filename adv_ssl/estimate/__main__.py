@@ -26,10 +26,10 @@ from adv_ssl.estimate.chips import Topology, topology
 from adv_ssl.estimate.costs import Estimate, OnPod
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A slice of a TPU pod, as v5e:8x8.")
-_STAGE = flags.DEFINE_enum("stage", None, program.STAGES, "One of them; default: both.")
+_STAGE = flags.DEFINE_enum("stage", None, program.STAGES, "One stage alone; default: both.")
 _ALL = flags.DEFINE_bool("all", False, "A table of the twelve recipes at the paper's scale.")
 _LARGEST = flags.DEFINE_bool("largest", False, "Also search the largest batch a chip has room for.")
-_PRICE = flags.DEFINE_float("price", None, "Of a chip-hour, in any currency.", lower_bound=0)
+_PRICE = flags.DEFINE_float("price", None, "Price of one chip-hour.", lower_bound=0)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

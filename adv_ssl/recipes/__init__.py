@@ -1,6 +1,6 @@
 """The recipes: every value with its line of the method's specification and who states it.
 
-``paper`` holds the paper's scale, ``small`` what the scales ``cifar10`` and ``digits`` change.
+``paper`` holds the paper's scale, ``small`` what the other ``SCALES`` change.
 The configuration carries its ``sources``, so that the report can print, beside each value of a run,
 where it comes from and whether the user changed it.
 """
@@ -50,7 +50,7 @@ def assembled(
       scale: ``imagenet``, the paper's, or a key of ``own``.
       pretrain: at the paper's scale: all the keys of a stage.
       own: by smaller scale (``SCALES``), what changes beside that which it changes of all methods.
-      init_from: what pre-training starts from; where the user has to name it, a word for it.
+      init_from: what pre-training starts from; where the user has to name it, a placeholder.
     """
     _choose("scale", scale, ("imagenet", *own))
     run, finetune = paper.run(), paper.finetune()

@@ -219,10 +219,10 @@ def _why(name: str, dropped: Mapping[str, str]) -> str:
             return why
     for pattern, what in _REFUSED.items():
         if re.fullmatch(pattern, name):
-            raise UserError(f"{name}: {what}, which our encoder has not: it cannot be imported.")
+            raise UserError(f"{name}: {what}, which our encoder does not have: no import.")
     raise UserError(
-        f"{name}: unknown here, so that nobody knows what the encoder is without it: "
-        "save only the model's own parameters, by the names of its release."
+        f"{name}: unknown parameter; without it the encoder could be another one: save only the "
+        "model's own parameters, by the names of its release."
     )
 
 
