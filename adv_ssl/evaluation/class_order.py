@@ -17,26 +17,26 @@ class Moved(NamedTuple):
     """A class whose images the model takes for another."""
 
     label: int
-    said: int
+    predicted: int
 
 
-def moved(said: np.ndarray, labels: np.ndarray, classes: int) -> list[Moved]:
+def moved(predicted: np.ndarray, labels: np.ndarray, classes: int) -> list[Moved]:
     """The classes that seem to stand in the place of others: none, or two and more.
 
     Half of the images tell which class each one may stand for, each for one; the other half judges.
 
     Args:
-      said: int [N]: the class decided on.
+      predicted: int [N]: the class decided on.
       labels: int [N], in [0, classes).
       classes: how many there are.
     """
     order = np.argsort(labels, kind="stable")  # so that the halves have half of each class
-    said, labels = said[order], labels[order]
-    matches = _matches(said[::2], labels[::2], classes)
-    said, labels = said[1::2], labels[1::2]
+    predicted, labels = predicted[order], labels[order]
+    matches = _matches(predicted[::2], labels[::2], classes)
+    predicted, labels = predicted[1::2], labels[1::2]
     found = []
     for label in np.unique(labels):
-        of_class = said[labels == label]
+        of_class = predicted[labels == label]
         other = int(matches[label])
         if len(of_class) >= LEAST and other != label:
             shares = np.mean(of_class == other), np.mean(of_class == label)
@@ -45,10 +45,10 @@ def moved(said: np.ndarray, labels: np.ndarray, classes: int) -> list[Moved]:
     return found if len(found) > 1 else []  # one alone has changed places with nobody
 
 
-def _matches(said: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+def _matches(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """[classes]: the class that each one is taken for, each of them once, as often as possible."""
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, said), 1)
+    np.add.at(counts, (labels, predicted), 1)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     matches = np.arange(classes)
     matches[rows] = columns

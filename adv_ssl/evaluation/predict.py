@@ -104,8 +104,8 @@ def predict(model: Model, source: Source, what: str, resize: int, batch_size: in
         waited += time.perf_counter() - asked
         stop_if_asked()
         mask = batch["mask"]
-        said = _logits(model.architecture, model.params, sharding.split(batch["image"]))
-        logits.append(np.asarray(said)[mask])
+        batch_logits = _logits(model.architecture, model.params, sharding.split(batch["image"]))
+        logits.append(np.asarray(batch_logits)[mask])
         labels.append(batch["label"][mask])
         seen += int(mask.sum())
         now = time.perf_counter()
@@ -122,13 +122,13 @@ def predict(model: Model, source: Source, what: str, resize: int, batch_size: in
 def decisions(model: Model, images: np.ndarray, batch_size: int) -> np.ndarray:
     """The class of each image: float32 [N, S, S, 3] in [0, 1] -> int [N]."""
     size = sharding.rounded_up(batch_size)
-    said = []
+    predicted = []
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         filled = np.pad(batch, [(0, size - len(batch)), *[(0, 0)] * 3], mode="edge")
         logits = _logits(model.architecture, model.params, sharding.split(filled))
-        said.append(np.asarray(logits).argmax(-1)[: len(batch)])
-    return np.concatenate(said)
+        predicted.append(np.asarray(logits).argmax(-1)[: len(batch)])
+    return np.concatenate(predicted)
 
 
 def _logits(architecture: Architecture, params: PyTree, images: Array) -> Array:

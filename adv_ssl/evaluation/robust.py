@@ -102,7 +102,7 @@ class Found(NamedTuple):
     radius: float
     fell: list[str]  # of each image the attack, or STANDS
     x_adv: np.ndarray  # [N, S, S, 3]: where it fell; the image itself where it stands
-    said: np.ndarray  # [N]: the class of ``x_adv``, in a pass of its own
+    predicted: np.ndarray  # [N]: the class of ``x_adv``, in a pass of its own
     unsure: int  # images that fell, of which that pass does not agree
     seconds: float
 
@@ -263,10 +263,10 @@ def _attacked(model: Model, chunk: Mapping[str, np.ndarray], curve: Curve) -> It
             fallen, points = verdict.broken_by, verdict.x_adv
             stop_if_asked()
         seconds = round(time.perf_counter() - began, 2)
-        said = decisions(model, points, size)
-        fell = (said != labels) & _inside(curve.norm, radius, points, images)
+        predicted = decisions(model, points, size)
+        fell = (predicted != labels) & _inside(curve.norm, radius, points, images)
         unsure = int(((fallen != STANDS) & ~fell).sum())
-        yield Found(radius, fallen.tolist(), points, said, unsure, seconds)
+        yield Found(radius, fallen.tolist(), points, predicted, unsure, seconds)
 
 
 def _inside(norm: str, radius: float, points: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -300,7 +300,7 @@ def _save_fallen(
         images=chunk["image"][first],
         attacked=np.array([falls[i].x_adv[i] for i in first]).reshape(-1, size, size, 3),
         label=np.array([names[int(chunk["label"][i])] for i in first], str),
-        said=np.array([names[int(falls[i].said[i])] for i in first], str),
+        said=np.array([names[int(falls[i].predicted[i])] for i in first], str),
         fell_to=np.array([falls[i].fell[i] for i in first], str),
         radius=np.array([falls[i].radius for i in first]),
     )

@@ -106,8 +106,8 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
             source = source.first(options.images)
         if row.corruption:
             source = corrupted(source, row.corruption, options.seed, options.corrupted)
-        said = predict(model, source, row.name, resize, options.batch_size)
-        scored = row.rule(said.logits, said.labels)
+        predictions = predict(model, source, row.name, resize, options.batch_size)
+        scored = row.rule(predictions.logits, predictions.labels)
     except UserError as error:  # a damaged image, too, takes no other set's score
         _log.info("%s: missing: %s", row.name, error)
         return [{**base, **_missing(str(error))}]
@@ -116,14 +116,14 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
             **base,
             **_counted(metric, hits, n),
             "prepared": prepared(resize, size),
-            **_circumstances(row, source, said, options),
+            **_circumstances(row, source, predictions, options),
         }
         for metric, (hits, n) in scored.counts.items()
     ]
-    order = _order(row, source, scored, said)
+    order = _order(row, source, scored, predictions)
     records[0]["flags"] = [*model.flags, *_doubts(row, model, records[0]), *order]
     if not row.name.startswith("c/"):
-        _save_wrong(row, source, scored, said.labels, size, resize, figures)
+        _save_wrong(row, source, scored, predictions.labels, size, resize, figures)
     _log.info("%s", sentence(records[0]))
     return records
 
@@ -140,15 +140,15 @@ def _missing(reason: str) -> Record:
             "missing": reason}  # fmt: skip
 
 
-def _circumstances(row: Row, source: Source, said: Predictions, options: Options) -> Record:
+def _circumstances(row: Row, source: Source, predictions: Predictions, options: Options) -> Record:
     """What a number was made with, beside provenance.json."""
     return {
         "whole": len(source.records) == row.images,
         "seed": options.seed,
         "precision": "float32",
-        "seconds": round(said.seconds, 2),
-        "images_per_second": round(len(said.logits) / said.seconds, 1),
-        "input_wait": round(said.input_wait, 3),
+        "seconds": round(predictions.seconds, 2),
+        "images_per_second": round(len(predictions.logits) / predictions.seconds, 1),
+        "input_wait": round(predictions.input_wait, 3),
     }
 
 
@@ -167,15 +167,15 @@ def _doubts(row: Row, model: Model, record: Record) -> list[str]:
     return flags
 
 
-def _order(row: Row, source: Source, scored: Scored, said: Predictions) -> list[str]:
+def _order(row: Row, source: Source, scored: Scored, predictions: Predictions) -> list[str]:
     """Whether classes seem to have changed places; not asked of hard images, which prove less."""
     if row.rule is not top1 or row.name.startswith("c/"):
         return []
-    moved = class_order.moved(scored.said, said.labels, said.logits.shape[-1])
+    moved = class_order.moved(scored.predicted, predictions.labels, predictions.logits.shape[-1])
     if not moved:
         return []
     names = _names(row, source)
-    first = f"{names[moved[0].label]} for {names[moved[0].said]}"
+    first = f"{names[moved[0].label]} for {names[moved[0].predicted]}"
     return [f"{len(moved)} classes seem swapped, such as {first}: is it this set's class order?"]
 
 
@@ -196,7 +196,7 @@ def _save_wrong(
         figures / f"wrong_{row.name}.npz",
         images=np.array(images, np.uint8).reshape(-1, size, size, 3),
         label=np.array([_label_text(row, labels[i], names) for i in first], str),
-        said=np.array([names[int(scored.said[i])] for i in first], str),
+        said=np.array([names[int(scored.predicted[i])] for i in first], str),
     )
 
 

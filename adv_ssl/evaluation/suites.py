@@ -19,7 +19,7 @@ class Scored(NamedTuple):
     """What a rule makes of logits [N, C] and labels [N, ...]."""
 
     counts: dict[str, tuple[int, int]]  # of each metric (hits, n); the first one is the row's own
-    said: np.ndarray  # int [N]: the class decided on
+    predicted: np.ndarray  # int [N]: the class decided on
     right: np.ndarray  # bool [N]: nothing is wrong with that
 
 
@@ -62,9 +62,9 @@ def _restricted(classes: Sequence[int], logits: np.ndarray, labels: np.ndarray) 
 
 def _real(logits: np.ndarray, labels: np.ndarray) -> Scored:
     """Images without a label are not counted, and not wrong."""
-    said, labelled = logits.argmax(-1), labels.any(axis=1)
-    hits = labels[np.arange(len(said)), said].astype(bool)
-    return Scored({"top1": _counted(hits[labelled])}, said, hits | ~labelled)
+    predicted, labelled = logits.argmax(-1), labels.any(axis=1)
+    hits = labels[np.arange(len(predicted)), predicted].astype(bool)
+    return Scored({"top1": _counted(hits[labelled])}, predicted, hits | ~labelled)
 
 
 def _conflict(logits: np.ndarray, labels: np.ndarray) -> Scored:
@@ -80,10 +80,10 @@ def _conflict(logits: np.ndarray, labels: np.ndarray) -> Scored:
 def _conflict_of_cifar10(logits: np.ndarray, labels: np.ndarray) -> Scored:
     """Images whose shape is no class of CIFAR-10 are not counted for it, and not wrong."""
     shapes, textures = labels.T
-    said = rules.conflict_decisions_of_cifar10(logits)
-    counts = rules.conflict_counts_of_cifar10(said, shapes, textures)
+    predicted = rules.conflict_decisions_of_cifar10(logits)
+    counts = rules.conflict_counts_of_cifar10(predicted, shapes, textures)
     known = np.isin(shapes, rules.classes_shared_with_cifar10())
-    return Scored(counts, said, (said == shapes) | ~known)
+    return Scored(counts, predicted, (predicted == shapes) | ~known)
 
 
 def _counted(hits: np.ndarray) -> tuple[int, int]:
