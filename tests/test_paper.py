@@ -232,7 +232,7 @@ def robust(folder: pathlib.Path) -> None:
 def test_robustness_that_is_kept(tmp_path: pathlib.Path) -> None:
     robust(tmp_path)
     made = kept.kept(store.collect(tmp_path / "tiny").records, (0.5, 0.75))
-    assert made.attack == "pgd-l2 0.25"
+    assert made.attack == "PGD, L2 0.25"
     half = 4.302653 * 2 / np.sqrt(3)  # Student's t of 2 degrees of freedom
     encoder = "rotnet", "l2", 0.25
     assert made.of["attacked"][encoder][0.5] == pytest.approx((53, 53 - half, 53 + half, 3))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from adv_ssl.files import write_csv
 from adv_ssl.markup import Html, image, join, table, tag
-from adv_ssl.names import METHOD_TITLES, radius
+from adv_ssl.names import METHOD_TITLES, NORMS, radius
 from adv_ssl.paper import figures
 from adv_ssl.paper.exhibits import Score, over_seeds
 from adv_ssl.paper.grid import Scale
@@ -30,7 +30,7 @@ class Kept(NamedTuple):
     of the same method, decay and seed, ``clean_gain``, ``attacked_gain``. Nothing is chosen.
     """
 
-    attack: str  # such as pgd-l2 0.25; "": nothing is scored under attack
+    attack: str  # such as PGD, L2 0.25; "": nothing is scored under attack
     of: Mapping[str, ByDecay]
     ends: Mapping[str, Mapping[Encoder, Score]]  # at the smallest decay minus at the largest
 
@@ -42,7 +42,8 @@ def kept(records: Sequence[Record], decays: Sequence[float]) -> Kept:
     own = [r for r in records if r.suite == "main" and r.stage == "finetune"]
     attacks = Counter((r.attack, r.radius) for r in own if r.attack).most_common(1)
     attack = attacks[0][0] if attacks else ("", -1.0)
-    named = f"{attack[0]} {attack[1]:g}" if attacks else ""
+    search, _, norm = attack[0].rpartition("-")
+    named = f"{search.upper()}, {NORMS[norm]} {radius(norm, attack[1])}" if attacks else ""
     each = {
         "clean": _by_seed([r for r in own if not r.attack]),
         "attacked": _by_seed([r for r in own if (r.attack, r.radius) == attack]),
