@@ -191,6 +191,12 @@ def test_a_mistake_on_one_host_ends_all(tmp_path):
         assert error.count("\n") == 1
 
 
+@pytest.fixture
+def flags_of_hosts():
+    if "coordinator" not in FLAGS:
+        hosts.define_flags()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -199,18 +205,19 @@ def test_a_mistake_on_one_host_ends_all(tmp_path):
         (["--coordinator=here:1", "--processes=2", "--process=2"], "count from 0"),
     ],
 )
-def test_flags_that_do_not_fit(flags, words):
+def test_flags_that_do_not_fit(flags, words, flags_of_hosts):
     with flagsaver.flagsaver():
         FLAGS([sys.argv[0], *flags])
         with pytest.raises(UserError, match=words):
             hosts.several()
 
 
-def test_slurm_is_found(monkeypatch):
+def test_slurm_is_found(monkeypatch, flags_of_hosts):
     names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     for name in names:
         monkeypatch.setenv(name, "1")
     with flagsaver.flagsaver():
+        FLAGS([sys.argv[0]])
         for tasks, several in (("1", False), ("2", True)):
             monkeypatch.setenv("SLURM_NTASKS", tasks)
             assert hosts.several() is several
