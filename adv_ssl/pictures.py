@@ -15,7 +15,7 @@ from adv_ssl.data.sources import Source
 from adv_ssl.evaluation import scores
 from adv_ssl.evaluation.rules import class_words
 from adv_ssl.figures import filter_components
-from adv_ssl.files import read_arrays, write_arrays
+from adv_ssl.files import write_arrays
 from adv_ssl.keys import named
 from adv_ssl.task import PyTree, adversarial
 
@@ -64,7 +64,8 @@ def _options(attack: AttackConfig | None) -> dict[str, Any]:
 def _is_of(path: pathlib.Path, weights: str | None) -> bool:
     """Whether a picture is there, and of these weights: a stage may have been trained again."""
     try:
-        return str(read_arrays(path)["weights"]) == str(weights)
+        with np.load(path) as picture:  # this entry alone, not the images
+            return str(picture["weights"]) == str(weights)
     except Exception:  # not there, or damaged: numpy raises almost anything
         return False
 

@@ -87,7 +87,10 @@ def _train(
             break
         state = stage.run(name, config, options, source, workdir, encoder)
         encoder = workdir / name
-        params, weights = stage.result(options, state), checkpoint.contents(encoder)
+        params = stage.result(options, state)
+        # It reads all of the checkpoint: where nothing is drawn and nothing scored, not at all.
+        needed = hosts.lead() or options.classifies
+        weights = checkpoint.contents(encoder) if needed else None
         if hosts.lead():
             figures = workdir / "figures"
             if i == 0:

@@ -118,9 +118,9 @@ def _headline(path: pathlib.Path) -> Html:
         title = f"Fine-tuning of {start}"
         return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
     name, attack = pretrain["task"]["name"], pretrain["attack"]
-    title = f"{METHOD_TITLES.get(name, name)}: nominal pre-training"
+    how = f"adversarial pre-training, {threat(attack)}" if attack else "nominal pre-training"
+    title = f"{METHOD_TITLES.get(name, name)}: {how}"
     if attack:
-        title = f"{METHOD_TITLES.get(name, name)}: adversarial pre-training, {threat(attack)}"
         setup.append(f"{search_name(attack)}, {attack['steps']} steps of {attack['step_size']} ε")
     return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
 

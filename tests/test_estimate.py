@@ -56,6 +56,20 @@ def by_xla(run: program.Run) -> float:
     return step.lower(*program.shapes(made, run)).cost_analysis()["flops"]
 
 
+def test_sets_are_estimated_without_their_images(tmp_path):
+    """By the facts about them; a set of which nobody trains is looked for."""
+
+    def run(name: str, split: str) -> program.Run:
+        changes = {"data__name": name, "data__dir": str(tmp_path), "pretrain__split": split}
+        raw = tiny.config(**changes, finetune__split=split)
+        return program.runs(parse(raw.to_dict()))["pretrain"]
+
+    made = run("sun397/tfds:4.0.0", "train+validation[:5]")
+    assert (made.images, made.classes) == (76_128 + 5, 397)
+    with pytest.raises(UserError, match="'imagenet_a' is not prepared"):
+        run("imagenet_a", "train")
+
+
 # ---- FLOPs ----------------------------------------------------------------------------------
 
 

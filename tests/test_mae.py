@@ -147,6 +147,22 @@ def test_hidden_pixels_reach_the_loss_through_the_target_alone(params):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+def test_with_remat_the_blocks_of_both_are_computed_again(params):
+    """Of encoder and decoder; to the same losses and gradients."""
+    again = mae.make(OPTIONS, ViT(SMALL, learned_positions=False, remat=True), 0)
+    x, context, _ = TASK.prepare(params, None, batch(4), KEY)
+    made = []
+    for task, blocks in ((TASK, 0), (again, SMALL.depth + OPTIONS.depth)):
+
+        def total(params, task=task):
+            return task.loss(params, x, context, None)[0].sum()
+
+        steps = jax.make_jaxpr(total)(params).eqns
+        assert sum("remat" in step.primitive.name for step in steps) == blocks
+        made.append(jax.value_and_grad(total)(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *made)
+
+
 def test_parameter_counts_of_the_paper():
     """B24 counts the fixed position tables, which are no parameters here."""
     b16 = Architecture(image_size=224, patch=16, width=768, depth=12, heads=12, mlp=3072)

@@ -649,7 +649,12 @@ def test_a_run_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) -> None:
     for path in (other / "results.json", other.parents[1] / "results.json"):
         results = json.loads(path.read_text())
         path.write_text(json.dumps([{**r, "value": 0.99} for r in results]))
+    attacked = other.with_name("robust")
+    for name in ("results.json", "evaluation.json"):  # by a stronger attack than the cell's
+        text = (attacked / name).read_text().replace("l2_0.25", "longer")
+        (attacked / name).write_text(text.replace('"apgd"', '"autoattack"'))
     text = page.write("tiny", tmp_path, tmp_path / "out").read_text()
+    assert "Our attack: apgd-l2." in text
     assert "99" not in {row["ours"].split(".")[0] for row in read(tmp_path / "out/figure2.csv")}
     assert "99.0000" not in {row["value"] for row in read(tmp_path / "out/kept.csv")}
     others = [r for r in read(tmp_path / "out/scores.csv") if r["run"].startswith("byol/longer")]

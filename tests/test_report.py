@@ -387,3 +387,9 @@ def test_mosaic_is_the_images_enlarged() -> None:
 def test_running_mean() -> None:
     np.testing.assert_allclose(figures.running_mean(np.full(20, 3.0), 5), 3.0)
     np.testing.assert_allclose(figures.running_mean(np.arange(20.0), 5)[2:-2], np.arange(2, 18))
+
+
+def test_a_curve_ends_with_its_last_value_not_with_its_mean() -> None:
+    for count in (5, 100):
+        (axes,) = figures.curve(np.arange(count), np.arange(count) / 7, "loss").axes
+        assert axes.get_title("right") == f"{(count - 1) / 7:.3g}"

@@ -564,6 +564,9 @@ def test_images_of_a_runs_own_set_are_attacked_as_the_run_scores_them(tmp_path):
         del config["init_from"]  # of a run from before that key was there
         write_json(tmp_path / "config.json", config)
         assert images.to_attack(model, "digits", None, "", tmp_path)[1] == resize
+    write_json(tmp_path / "config.json", config | {"data": []})
+    with pytest.raises(UserError, match=r"config\.json is damaged .*: move it away, or give --res"):
+        images.to_attack(model, "digits", None, "", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from adv_ssl.data import sources
 from adv_ssl.doctor.sets import Set
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, in_one_line
 from adv_ssl.evaluation.rules import wnids
 from adv_ssl.preemption import stop_if_asked
 
@@ -122,7 +122,7 @@ def _unreadable(
                 image.load()
             label = known.labels.read(example)
         except Exception as error:  # of a damaged record the libraries raise almost anything
-            return f"{split}: image {i} cannot be read ({' '.join(str(error).split())[:100]})"
+            return f"{split}: image {i} cannot be read ({in_one_line(error, 100)})"
         if np.ndim(label) == 0 and not 0 <= label < classes:
             return f"{split}: image {i} has label {label}, outside [0, {classes})"
         return ""

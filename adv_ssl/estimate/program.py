@@ -80,10 +80,11 @@ def recipe(run: Run) -> train.Recipe:
 def _size(config: Config, stage: Stage) -> tuple[int, int]:
     """(images, classes) of a stage's split."""
     name = builder(config.data.name)
-    if name in FACTS and stage.split.startswith("train"):  # an estimate needs no image
-        splits = {split: [images] for split, images in FACTS[name].train.items()}
+    known = FACTS.get(name)
+    if known and known.train and stage.split.startswith("train"):  # an estimate needs no image
+        splits = {split: [images] for split, images in known.train.items()}
         parts = sources.select(name, stage.split, splits)
-        return sum(len(part) for _, part in parts), FACTS[name].classes
+        return sum(len(part) for _, part in parts), known.classes
     source = sources.load(config.data.name, stage.split, config.data.dir)
     return len(source.records), source.num_classes
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
-from adv_ssl.errors import UserError
+from adv_ssl.errors import UserError, in_one_line
 from adv_ssl.evaluation import rules
 from adv_ssl.evaluation.predict import Model
 from adv_ssl.evaluation.suites import CIFAR10, IMAGENET, SUITES, Row, builder, top1
@@ -97,8 +97,12 @@ def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
     config = read_json(path, dict) if path.is_file() else {}
     if "evaluate" not in config:  # beside a file of timm's hub it is the hub's
         return None
-    same = _place(config["data"]["name"]) == _place(dataset)
-    return int(config["evaluate"]["resize"]) if same else None
+    try:  # of an older run other keys may lack
+        same = _place(config["data"]["name"]) == _place(dataset)
+        return int(config["evaluate"]["resize"]) if same else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {in_one_line(error)}"
+        raise UserError(f"{path} is damaged ({reason}): move it away, or give --resize.") from None
 
 
 def _place(dataset: str) -> str:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from adv_ssl.models.vit import Block, Dense, sincos_table
+from adv_ssl.models.vit import Dense, block_of, sincos_table
 
 
 class Decoder(nn.Module):
@@ -35,7 +35,7 @@ class Decoder(nn.Module):
         rows = jnp.take_along_axis(rows, restore[..., None], axis=1)
         positions = sincos_table(math.isqrt(patches), self.width)  # fixed (B6)
         tokens = jnp.concatenate([tokens[:, :1], rows], axis=1) + positions.astype(tokens.dtype)
-        block = nn.remat(Block, static_argnums=2) if self.remat else Block
+        block = block_of(self.remat)
         for i in range(self.depth):
             tokens = block(self.heads, self.mlp, 0.0, self.dtype, name=f"block_{i}")(tokens, True)
         tokens = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(tokens)

@@ -197,6 +197,11 @@ class Block(nn.Module):
         return tokens + DropPath(self.drop_path, name="drop_path2")(hidden, deterministic)
 
 
+def block_of(remat: bool) -> type[Block]:
+    """``Block``, or one that computes its inner values again in the backward pass."""
+    return nn.remat(Block, static_argnums=2) if remat else Block
+
+
 class ViT(nn.Module):
     """Patches [B, n, patch * patch * 3], pixels in [0, 1] -> features [B, width], float32.
 
@@ -230,7 +235,7 @@ class ViT(nn.Module):
         cls = jnp.broadcast_to(cls + positions[:, :1], (tokens.shape[0], 1, a.width))
         tokens = jnp.concatenate([cls, tokens.astype(jnp.float32) + places], axis=1)
         tokens = tokens.astype(self.dtype)  # after the sum: gradients of positions are in float32
-        block = nn.remat(Block, static_argnums=2) if self.remat else Block
+        block = block_of(self.remat)
         for i, rate in enumerate(drop_path_rates(self.drop_path, a.depth)):
             tokens = block(a.heads, a.mlp, rate, self.dtype, name=f"block_{i}")(
                 tokens, deterministic

@@ -144,11 +144,11 @@ def run(cells: Sequence[Cell], store: pathlib.Path, launch: Launch | None = None
 
 def planned(cells: Sequence[Cell], store: pathlib.Path) -> dict[str, str]:
     """What ``run`` would find, by name: done, running, missing or again."""
+    states = dict.fromkeys((cell.name for cell in cells), DONE)
     wanted = _wanted(cells, store)
-    states = {}
-    for cell in cells:
-        found = state(cell, store) if cell.name in wanted else DONE
-        states[cell.name] = AGAIN if found == DONE and cell.name in wanted else found
+    for cell in (cell for cell in cells if cell.name in wanted):
+        found = state(cell, store)
+        states[cell.name] = AGAIN if found == DONE else found
     return states
 
 
