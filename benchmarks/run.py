@@ -7,7 +7,7 @@ import argparse
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -22,37 +22,20 @@ NO_TORCH = (
     "PyTorch is not installed: only our half is measured; pip install -e '.[bench]' adds the other."
 )
 Options = argparse.Namespace
+Measure = Callable[[Options], Iterator[tuple[str, Any]]]
 
 
-def _steps(scale: str, dtype: str, rounds: int, options: Options) -> Iterator[tuple[str, Any]]:
-    for method in options.methods:
-        case = Case(method, scale, dtype)
-        yield method, compare.method(case, options.rounds or rounds, scale == "imagenet")
-        jax.clear_caches()
+def _steps(scale: str, dtype: str, rounds: int) -> Measure:
+    def measure(options: Options) -> Iterator[tuple[str, Any]]:
+        for method in options.methods:
+            case = Case(method, scale, dtype)
+            yield method, compare.method(case, options.rounds or rounds, scale == "imagenet")
+            jax.clear_caches()
 
-
-def _small(options: Options) -> Iterator[tuple[str, Any]]:
-    """Steps of a ViT of width 128 and 4 blocks on 64 images of 32 pixels, float32."""
-    return _steps("cifar10", "float32", 7, options)
-
-
-def _small_bfloat16(options: Options) -> Iterator[tuple[str, Any]]:
-    """The same with products in bfloat16."""
-    return _steps("cifar10", "bfloat16", 5, options)
-
-
-def _large(options: Options) -> Iterator[tuple[str, Any]]:
-    """Steps of ViT-B/16 on 8 images of 224 pixels, float32."""
-    return _steps("imagenet", "float32", 3, options)
-
-
-def _large_bfloat16(options: Options) -> Iterator[tuple[str, Any]]:
-    """The same with products in bfloat16."""
-    return _steps("imagenet", "bfloat16", 3, options)
+    return measure
 
 
 def _evaluation(options: Options) -> Iterator[tuple[str, Any]]:
-    """Classes that the small ViT and ViT-B/16 say: clean, under PGD-10, from files; float32."""
     for scale, rounds in (("cifar10", 5), ("imagenet", 3)):
         case, times = Case("supervised", scale), options.rounds or rounds
         yield scale, inference.both(case, times)
@@ -60,32 +43,52 @@ def _evaluation(options: Options) -> Iterator[tuple[str, Any]]:
 
 
 def _input(options: Options) -> Iterator[tuple[str, Any]]:
-    """From JPEGs of 288 x 384 pixels to batches of 224: each stage in one thread, and all."""
     yield "stages", inputs.stages(options.rounds or 7)
     yield "whole", inputs.whole(options.rounds or 7)
 
 
 def _startup(options: Options) -> Iterator[tuple[str, Any]]:
-    """Seconds to the first step of ViT-B/16, 8 images, float32, in a fresh process."""
     for recipe in ("supervised_nominal", "supervised_l2"):
         yield recipe, startup.cold_and_warm(recipe)
 
 
-PARTS: dict[str, Callable[[Options], Iterator[tuple[str, Any]]]] = {
-    "small": _small,
-    "small-bfloat16": _small_bfloat16,
-    "vit-b16": _large,
-    "vit-b16-bfloat16": _large_bfloat16,
-    "input": _input,
-    "startup": _startup,
-    "evaluation": _evaluation,
+class Part(NamedTuple):
+    """What is measured, and how."""
+
+    what: str
+    measure: Measure
+
+
+PARTS = {
+    "small": Part(
+        "Steps of a ViT of width 128 and 4 blocks on 64 images of 32 pixels, float32.",
+        _steps("cifar10", "float32", 7),
+    ),
+    "small-bfloat16": Part("The same with products in bfloat16.", _steps("cifar10", "bfloat16", 5)),
+    "vit-b16": Part(
+        "Steps of ViT-B/16 on 8 images of 224 pixels, float32.", _steps("imagenet", "float32", 3)
+    ),
+    "vit-b16-bfloat16": Part(
+        "The same with products in bfloat16.", _steps("imagenet", "bfloat16", 3)
+    ),
+    "input": Part(
+        "From JPEGs of 288 x 384 pixels to batches of 224: each stage in one thread, and all.",
+        _input,
+    ),
+    "startup": Part(
+        "Seconds to the first step of ViT-B/16, 8 images, float32, in a fresh process.", _startup
+    ),
+    "evaluation": Part(
+        "Classes that the small ViT and ViT-B/16 say: clean, under PGD-10, from files; float32.",
+        _evaluation,
+    ),
 }
 
 
 def _measure(part: str, options: Options) -> None:
     """Writes and prints each figure as soon as it is there."""
-    section: dict[str, Any] = {"what": PARTS[part].__doc__}
-    for name, figures in PARTS[part](options):
+    section: dict[str, Any] = {"what": PARTS[part].what}
+    for name, figures in PARTS[part].measure(options):
         section |= {name: figures | {"circumstances": timing.circumstances()}}
         results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
         write_json(OUTPUT, results | {part: results.get(part, {}) | section})
@@ -115,13 +118,15 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the parts that are asked for: all by default."""
-    lines = "\n".join(f"  {name:<18} {part.__doc__}" for name, part in PARTS.items())
+    lines = "\n".join(f"  {name:<18} {part.what}" for name, part in PARTS.items())
     parser = argparse.ArgumentParser(
         "python -m benchmarks.run",
         description="Our steps against PyTorch's, input, start-up, evaluation.\n\n" + lines,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="all by default")
+    parser.add_argument(
+        "part", nargs="*", choices=[*PARTS, []], metavar="PART", help="all by default"
+    )
     parser.add_argument("--methods", type=lambda s: s.split(","), default=recipes.METHODS)
     parser.add_argument("--rounds", type=int, help="measurements of each; by default by the part")
     options = parser.parse_args(argv)
