@@ -1,5 +1,6 @@
 """Strict settings for all tests, and the small things they share."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -8,9 +9,9 @@ import tempfile
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the first process: what follows is for all others
     _cache = tempfile.TemporaryDirectory(prefix="adv_ssl-programs-")
     # The tests are mostly compiling: compile lightly, and the same program once.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": _cache.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from adv_ssl import tasks
+from adv_ssl import preemption, tasks
 from adv_ssl.data.photometric import Photometric
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.task import Task
@@ -60,7 +61,9 @@ def random_classifier(classes: int) -> dict:
 
 
 def make_task(name: str, drop_path: float = 0.0) -> Task:
-    encoder = ViT(TINY, drop_path, learned_positions=name != "mae")
+    """With drop path two blocks, since the rate of the first is 0."""
+    architecture = dataclasses.replace(TINY, depth=2) if drop_path else TINY
+    encoder = ViT(architecture, drop_path, learned_positions=name != "mae")
     return tasks.make(OPTIONS[name], encoder, CLASSES)
 
 
@@ -79,6 +82,13 @@ def forget_programs():
     """Compiled programs are many small mappings of memory, of which a process may have 65,530."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def forget_stops():
+    """One test may ask for an end, and fail before it takes that back."""
+    yield
+    preemption._asked.clear()
 
 
 @pytest.fixture(scope="session")

@@ -51,14 +51,6 @@ class Case:
         return np.asarray(self._loss(self.params, x, context))
 
 
-def same_key_same_result(case: Case) -> None:
-    def run() -> tuple[Prepared, np.ndarray]:
-        prepared = case.prepare(case.attacked())
-        return prepared, case.losses(prepared.x, prepared.context)
-
-    chex.assert_trees_all_equal(run(), run())
-
-
 def other_key_other_attack(case: Case) -> None:
     a, b = (case.prepare(case.attacked(), jax.random.key(i)).x for i in (1, 2))
     assert all(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
@@ -146,7 +138,6 @@ def health_is_sane(case: Case) -> None:
 LAWS: dict[str, Callable[[Case], None]] = {
     law.__name__: law
     for law in (
-        same_key_same_result,
         other_key_other_attack,
         no_steps_is_the_identity,
         loss_is_the_same_function,

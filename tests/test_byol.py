@@ -1,4 +1,4 @@
-"""BYOL's loss and gradients against PyTorch's, its moving average and meters against formulas."""
+"""BYOL's loss and gradients against PyTorch's, its heads and meters against formulas."""
 
 import dataclasses
 import pathlib
@@ -6,18 +6,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import tiny
+from conftest import make_batch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from adv_ssl import optim, stage, train
-from adv_ssl.config import parse
 from adv_ssl.data.photometric import Photometric
-from adv_ssl.errors import UserError
 from adv_ssl.models.heads import BatchNorm, Projector
 from adv_ssl.models.vit import Architecture, ViT
-from adv_ssl.task import Prepared, Task
 from adv_ssl.tasks import byol, views
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -91,68 +86,6 @@ def test_gradients_of_parameters_are_those_of_torch(ours, golden):
         np.testing.assert_allclose(ours["grads"][name], grad, rtol=1e-4, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("first", [0.99, 0.996])
-@pytest.mark.parametrize("steps", [2, 93_600])
-def test_decay_of_the_average_goes_from_first_to_one_as_half_a_cosine(first, steps):
-    decay = optim.cosine(first, 1.0, steps)
-    for k in (0, steps // 2, steps):
-        expected = 1 - (1 - first) * (1 + np.cos(np.pi * k / steps)) / 2
-        np.testing.assert_allclose(decay(k), expected, atol=1e-7)
-    np.testing.assert_allclose(decay(steps // 2), (1 + first) / 2, atol=1e-7)
-
-
-@pytest.mark.parametrize("first", [0.5, 0.99])
-def test_target_follows_the_updated_parameters(first):
-    """xi <- tau_k xi + (1 - tau_k) theta, where theta has made its step and tau_k has not."""
-    steps, rate = 4, 0.5
-    start, target = np.array([1.0, -2.0]), np.array([5.0, 3.0])
-
-    def loss(params, x, context, key):
-        del context, key
-        return x @ params["w"], {}
-
-    task = Task(
-        init=lambda key: None,
-        prepare=lambda params, ema, batch, key: Prepared(batch["x"], None),
-        loss=loss,
-    )
-    recipe = train.Recipe(task, optax.identity(), lambda _: rate, optim.cosine(first, 1.0, steps))
-    state = train.init_state(
-        recipe, {"w": jnp.array(start, jnp.float32)}, {"w": jnp.array(target, jnp.float32)}
-    )
-    for k in range(steps):
-        x = np.random.default_rng(k).standard_normal((3, 2)).astype(np.float32)
-        state, _ = train.train_step(recipe, state, {"x": x}, KEY)
-        start = start - rate * x.mean(0)
-        tau = 1 - (1 - first) * (1 + np.cos(np.pi * k / steps)) / 2
-        target = tau * target + (1 - tau) * start
-        np.testing.assert_allclose(state.params["w"], start, rtol=1e-5)
-        np.testing.assert_allclose(state.ema["w"], target, rtol=1e-5)
-
-
-@pytest.mark.parametrize("own_seed", [True, False])
-def test_the_average_starts_from_other_weights_or_from_a_copy(own_seed):
-    """B22: BYOL's target network is another random one; C EMA: the others' a copy."""
-    made = parse(tiny.config().to_dict()).pretrain
-    made = dataclasses.replace(made, ema=dataclasses.replace(made.ema, own_seed=own_seed))
-    init = jax.random.normal  # of a task whose parameter is a draw
-    recipe = train.Recipe(Task(lambda key: {"w": init(key, (9,))}, None, None),
-                          optax.identity(), None, None)  # fmt: skip
-    state = stage.random_state(made, recipe, KEY)
-    assert np.any(state.params["w"] != state.ema["w"]) == own_seed
-    assert parse(tiny.config().to_dict()).pretrain.ema.own_seed
-
-
-@pytest.mark.parametrize("used", [True, False])
-def test_what_is_scored_is_the_average_only_where_it_is_used(used):
-    """C EMA, B22: supervised and RotNet pre-training use it, BYOL does not."""
-    made = parse(tiny.config(method="supervised").to_dict()).pretrain
-    made = dataclasses.replace(made, ema=dataclasses.replace(made.ema, used=used))
-    state = train.State(0, {"w": 1.0}, {"w": 2.0}, (), 0)
-    assert stage.result(made, state) == {"w": 2.0 if used else 1.0}
-    assert stage.result(dataclasses.replace(made, ema=None), state) == {"w": 1.0}
-
-
 def test_batch_norm_is_numpys():
     rng = np.random.default_rng(0)
     # A column that hardly varies shows epsilon, one far from 0 how the variance is computed.
@@ -164,6 +97,20 @@ def test_batch_norm_is_numpys():
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
     rough = BatchNorm().apply({"params": params}, jnp.asarray(x, jnp.bfloat16))
     assert rough.dtype == jnp.float32
+
+
+def test_each_view_has_its_own_colours():
+    batch = make_batch("byol")
+    pixels = batch["image"] / np.float32(255)
+    solarized, grey = (
+        dataclasses.replace(UNCHANGED, **{f"{name}_prob": 1.0})
+        for name in ("solarize", "grayscale")
+    )
+    one, two = views.two_views(batch, KEY, solarized, grey)
+    expected = np.where(pixels[:, 0] < 0.5, pixels[:, 0], 1 - pixels[:, 0])
+    np.testing.assert_allclose(one, expected, atol=1e-6)
+    assert np.ptp(two, axis=-1).max() < 1e-6
+    assert np.ptp(pixels[:, 1], axis=-1).max() > 0.5
 
 
 def test_feature_std_is_zero_for_collapsed_and_one_for_isotropic_features():
@@ -182,13 +129,6 @@ def test_cosine_is_numpys_and_its_gradient_is_finite_at_zero():
     np.testing.assert_allclose(views.cosine(a, a), 1, atol=1e-6)
     gradient = jax.grad(lambda a: views.cosine(a, b).sum())(jnp.zeros_like(a))
     assert np.all(np.isfinite(gradient))
-
-
-@pytest.mark.parametrize("name", ["hidden", "output"])
-def test_heads_without_width_are_refused(name):
-    options = {"hidden": 4, "output": 4, "view1": UNCHANGED, "view2": UNCHANGED}
-    with pytest.raises(UserError, match=f"{name}=0: must be 1 or more"):
-        byol.Byol(**(options | {name: 0}))
 
 
 def test_the_heads_start_xavier_uniform():

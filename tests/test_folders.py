@@ -3,7 +3,6 @@
 import os
 import pathlib
 import struct
-import time
 import warnings
 import zlib
 from typing import Any
@@ -96,12 +95,10 @@ def test_a_file_that_is_no_image_is_named(name, root):
     write, said = REFUSED[name]
     path = root / "train" / "cat" / name
     write(path)
-    began = time.monotonic()
     with pytest.raises(UserError, match=f"not a readable image .*{said}.*repair or remove it") as e:
         trained_on(root)
     assert str(e.value).startswith(f"{path}: ")
     found = folders.check_folder(str(root), thorough=True)
-    assert time.monotonic() - began < 5
     assert (found.state, found.images) == (WRONG, "train 7, test 6")
     assert found.details[0] == "refused: 1"
     assert str(path) in found.details[1]
@@ -143,13 +140,19 @@ def test_an_unusual_image_is_read(name, root):
         assert found.details[0].startswith("2 classes")
 
 
-def test_a_line_of_pixels_does_not_fill_the_memory():
+def test_a_line_of_pixels_does_not_fill_the_memory(monkeypatch):
     """256 pixels high, its 60,000 columns would be 15 million."""
+    resize, made = transforms.resize, []
+
+    def noted(image, height, width):
+        made.append(height * width)
+        return resize(image, height, width)
+
+    monkeypatch.setattr(transforms, "resize", noted)
     line = np.zeros((1, 60_000, 3), np.uint8)
     line[:, 29_992:30_008] = 200  # the middle, where the crop is
-    began = time.monotonic()
     crop = transforms.eval_crop(line, 256, 224)
-    assert time.monotonic() - began < 1
+    assert max(made) < 2e6
     assert crop.shape == (224, 224, 3)
     assert crop.min() == 200
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adv_ssl import pipeline, preemption, sharding
+from adv_ssl import pipeline, preemption
 from adv_ssl.recipes import METHODS, THREATS
 
 IMAGENET = {
@@ -40,15 +40,7 @@ SMALL = {
 def test_a_run_is_stopped_resumed_and_scored(
     scale, method, threat, real_data, tmp_path, monkeypatch
 ):
-    assembled, steps = sharding.assembled, []
-
-    def stopping(batch):  # asked for once a step
-        steps.append(None)
-        if len(steps) == 2:
-            preemption._asked.set()
-        return assembled(batch)
-
-    monkeypatch.setattr(sharding, "assembled", stopping)
+    steps = tiny.stops(monkeypatch, 2)
     made = importlib.import_module(f"configs.{method}_{threat}").get_config(scale)
     config = tiny.change(made, SMALL | {"data.dir": str(real_data)})
     with pytest.raises(preemption.Preempted):

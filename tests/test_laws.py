@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 from conftest import COUPLED_BY, OPTIONS, make_batch, make_task
 from flax import linen as nn
@@ -13,7 +14,7 @@ from adv_ssl import task as task_module
 from adv_ssl.keys import named
 from adv_ssl.models import heads
 from adv_ssl.task import Prepared
-from adv_ssl.tasks import byol
+from adv_ssl.tasks import byol, classifier
 
 
 class NoNorm(nn.Module):
@@ -102,6 +103,31 @@ def break_stop_gradient(patch):
     patch.setattr(byol.jax.lax, "stop_gradient", lambda tree: tree)
 
 
+def break_independence(patch):
+    def coupled(logits, targets):
+        return jnp.full(len(logits), -(targets * jax.nn.log_softmax(logits)).sum(-1).mean())
+
+    patch.setattr(classifier.optax, "softmax_cross_entropy", coupled)
+
+
+def break_health(patch):
+    told = attacks._health
+    patch.setattr(attacks, "_health", lambda losses, zeros, radius: told(losses, zeros, 2 * radius))
+
+
+def break_loss(patch):
+    whole = task_module.adversarial
+
+    def other_loss(task, attack):
+        return whole(task, attack)._replace(loss=lambda *given: task.loss(*given))
+
+    patch.setattr(task_module, "adversarial", other_loss)
+
+
+def break_chance(patch):
+    patch.setattr(task_module, "named", lambda key, name: jax.random.key(0))
+
+
 def break_keys(patch):
     patch.setattr(task_module, "adversarial", split_keys)
 
@@ -123,6 +149,10 @@ def break_eval_mode(patch):
         (break_ascent, "supervised", "attack_does_not_lower_the_loss", "l2"),
         (break_ascent, "byol", "attack_does_not_lower_the_loss", "l2"),
         (break_stop_gradient, "byol", "no_gradient_reaches_what_is_prepared", "linf"),
+        (break_independence, "supervised", "images_do_not_see_each_other", "l2"),
+        (break_health, "supervised", "health_is_sane", "linf"),
+        (break_loss, "supervised", "loss_is_the_same_function", "l2"),
+        (break_chance, "supervised", "other_key_other_attack", "l2"),
         (break_keys, "byol", "no_steps_is_the_identity", "l2"),
         (break_keys, "byol", "context_is_untouched", "linf"),
         (break_eval_mode, "supervised", "attack_is_in_eval_mode", "linf"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from adv_ssl import attacks, optim
+from adv_ssl import attacks
 from adv_ssl.errors import UserError
 from adv_ssl.models.vit import Architecture, ViT, patchify, sincos_table, unpatchify
 from adv_ssl.task import adversarial
@@ -189,17 +189,6 @@ def test_the_decoder_starts_as_the_encoder_does():
             assert value.std() == pytest.approx(0.02, rel=0.15)
         else:
             assert np.all(value == (1 if name.endswith("scale") else 0)), name
-
-
-def test_mask_and_cls_tokens_are_decayed_and_no_bias(params):
-    kinds = flatten_dict(optim.kinds(params), sep="/")
-    assert {name for name, kind in kinds.items() if kind == "token"} == {
-        "encoder/cls_token",
-        "decoder/mask_token",
-    }
-    assert {n for n, kind in kinds.items() if kind == "matrix"} == {
-        n for n in kinds if n.endswith("/kernel")
-    }
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adv_ssl import pipeline, preemption, recipes, sharding
+from adv_ssl import pipeline, preemption, recipes
 from adv_ssl.checkpoint import Checkpoints
 
 STEPS = {"pretrain__steps": 4, "finetune__steps": 2}
@@ -63,15 +63,7 @@ def test_a_method_from_images_to_scores(finished, method, threat):
 def test_a_stopped_method_ends_like_an_uninterrupted_one(
     finished, method, threat, tmp_path, monkeypatch
 ):
-    assembled, asked = sharding.assembled, []
-
-    def counted(batch):  # once a step
-        asked.append(None)
-        if len(asked) == 3:
-            preemption._asked.set()
-        return assembled(batch)
-
-    monkeypatch.setattr(sharding, "assembled", counted)
+    asked = tiny.stops(monkeypatch, 3)
     with pytest.raises(preemption.Preempted):
         pipeline.run(tiny.config(threat, method, **STEPS), tmp_path)
     preemption._asked.clear()

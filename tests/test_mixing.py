@@ -80,9 +80,11 @@ def test_weights_have_their_distributions():
     # Beta(1, 1) is uniform; what is pasted is less, since the box is clipped to the image.
     kept = own(CUTMIX)
     assert 0.5 < kept.mean() < 0.75
+    # Always a half: no box is larger than 10 x 10 of 16 x 16 pixels.
+    assert own(Mixing(0.8, 1e4, 1.0, 4)).min() == pytest.approx(1 - 100 / 256)
     half = own(Mixing(0.8, 1.0, 0.5, 4))
-    is_mixup = np.isclose(half[:, None] * 256 % 1, 0, atol=1e-3).all(1)  # cutmix: whole pixels
-    assert 0.45 < is_mixup.mean() < 0.6
+    is_cutmix = np.isclose(half * 256 % 1, 0, atol=1e-3)  # whole pixels
+    assert 0.45 < is_cutmix.mean() < 0.6
 
 
 @pytest.mark.parametrize("own", [0.0, 0.36, 0.84, 1.0])

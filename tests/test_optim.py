@@ -205,6 +205,16 @@ def test_schedule_without_one_of_its_halves(warmup):
     np.testing.assert_allclose([rate(k) for k in range(10)], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("first", [0.99, 0.996])
+@pytest.mark.parametrize("steps", [2, 93_600])
+def test_decay_of_the_average_goes_from_first_to_one_as_half_a_cosine(first, steps):
+    decay = optim.cosine(first, 1.0, steps)
+    for k in (0, steps // 2, steps):
+        expected = 1 - (1 - first) * (1 + np.cos(np.pi * k / steps)) / 2
+        np.testing.assert_allclose(decay(k), expected, atol=1e-7)
+    np.testing.assert_allclose(decay(steps // 2), (1 + first) / 2, atol=1e-7)
+
+
 def test_lars_is_the_written_out_one():
     """Decay, trust ratio, momentum, rate: in this order, while the rate changes."""
     rng = np.random.default_rng(0)
@@ -240,6 +250,18 @@ def test_lars_is_the_written_out_one():
             params[name] = p - rate * moments[name]
         for name, p in flat(ours).items():
             np.testing.assert_allclose(p, params[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_sgd_is_the_written_out_one():
+    """E-SGD: the whole gradient is cut to norm 1, then momentum, without Nesterov or decay."""
+    params = tree({"encoder/cls_token": np.ones(2, np.float32), "head/kernel": np.ones(2)})
+    tx = optim.make(optim.Sgd(1.0, False, momentum=0.9, clip=1.0), 1.0, params)
+    state, moment = tx.init(params), np.zeros(4)
+    for g in np.float32([[3, 0, 0, 4], [0.1, 0.2, 0, 0.1], [-6, 8, 0, 0]]):  # long, short, long
+        gradient = tree({"encoder/cls_token": g[:2], "head/kernel": g[2:]})
+        updates, state = tx.update(gradient, state, params)
+        moment = 0.9 * moment + g / max(1, np.linalg.norm(g))
+        np.testing.assert_allclose(np.concatenate([*flat(updates).values()]), moment, rtol=1e-5)
 
 
 def test_lars_without_gradient_and_decay_stands_still():

@@ -51,6 +51,7 @@ def test_results_are_complete(finished):
     assert clean["attack"] is None
     assert attacked["attack"]["norm"] == "l2"
     assert attacked["attack"]["epsilon"] == 0.5
+    assert (attacked["attack"]["step_size"], attacked["attack"]["start"]) == (2.5 / 2, "ball")
     assert (clean["n"], attacked["n"]) == (50, 40)
     for record in (clean, attacked):
         low, high = record["ci95"]
@@ -92,14 +93,6 @@ def test_the_encoder_is_handed_on(finished, tmp_path):
     assert not (tmp_path / "pretrain").exists()
 
 
-def test_an_average_starts_from_the_encoder_that_was_handed_on(finished, tmp_path):
-    config = tiny.config(weights=str(finished / "pretrain"), finetune__steps=0)
-    config.finetune.ema = {"decay": 0.9, "final_decay": 0.9, "own_seed": False, "used": True}
-    pipeline.run(config, tmp_path)
-    pretrained, averaged = tiny.params(finished / "pretrain"), tiny.params(tmp_path / "finetune")
-    chex.assert_trees_all_equal(pretrained["encoder"], averaged["encoder"])
-
-
 def test_the_same_command_again_only_reports(finished, monkeypatch):
     before = {p: p.read_bytes() for p in finished.rglob("*.json*")}
     monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it trained again"))
@@ -112,16 +105,7 @@ def test_the_same_command_again_only_reports(finished, monkeypatch):
 
 def test_a_stopped_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkeypatch):
     """SIGTERM after 3, 5, 9 and 11 steps, between saves: the same parameters and log in the end."""
-    assembled, asked = sharding.assembled, []
-
-    def counted(batch):  # once a step
-        asked.append(None)
-        if len(asked) in (3, 5, 9, 11):
-            preemption._asked.set()
-        return assembled(batch)
-
-    monkeypatch.setattr(sharding, "assembled", counted)
-    stops = 0
+    asked, stops = tiny.stops(monkeypatch, 3, 5, 9, 11), 0
     for _ in range(5):
         try:
             pipeline.run(tiny.config(), tmp_path)
@@ -340,7 +324,12 @@ def test_pictures_are_of_a_few_images_however_a_batch_is_split(hosts, parts, tmp
     state = random_state(config.pretrain, recipe, jax.random.key(0))
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
     pictures.prepared(config, config.pretrain, state, "step 0", source, tmp_path)
-    assert len(np.load(tmp_path / "pretrain_gallery.npz")["clean_input"]) == pictures.PICTURES
+    with np.load(tmp_path / "pretrain_gallery.npz") as drawn:
+        clean, attacked = drawn["clean_input"], drawn["attacked_input"]
+    assert len(clean) == pictures.PICTURES
+    radii = np.linalg.norm((attacked - clean).reshape(len(clean), -1), axis=1)
+    epsilon = config.pretrain.attack.epsilon
+    assert np.all((radii > 0.7 * epsilon) & (radii <= epsilon * (1 + 1e-5))), radii
 
 
 @pytest.mark.parametrize("name", ["config.json", "provenance.json", "results.json"])

@@ -28,6 +28,7 @@ from adv_ssl.robustness.losses import (
     targeted_dlr,
     wrong_class,
 )  # fmt: skip
+from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
 from adv_ssl.robustness.square import square
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -236,3 +237,19 @@ def test_the_attack_climbs_the_margin_also_where_the_model_is_sure():
     np.testing.assert_allclose(margin(logits, labels), [-1.0, -500.0, 3.0])
     gradient = jax.grad(lambda z: margin(z, labels).sum())(logits)
     np.testing.assert_array_equal(gradient, [[-1, 0, 1], [1, -1, 0], [0, -1, 1]])
+
+
+def test_the_attack_of_scores_fells_what_it_can_reach_of_a_sure_model():
+    """A linear model of two classes, whose logits are 10,000 times the distance to its boundary."""
+    x = jnp.linspace(0.3, 0.7, 11).reshape(-1, 1, 1, 1)  # the boundary is at 0.5
+    labels = (x[:, 0, 0, 0] > 0.5).astype(int)
+
+    def logits(x):
+        side = 1e4 * (x.reshape(-1) - 0.5)
+        return jnp.stack([-side, side], axis=1)
+
+    keys = per_image(jax.random.key(0), jnp.arange(len(x)))
+    found = margin_pgd(logits, x, labels, keys, "linf", 0.1, 10, 0.25)
+    fallen = np.asarray(logits(found).argmax(1)) != labels
+    near = np.abs(np.asarray(x).reshape(-1) - 0.5) < 0.1 - 1e-6
+    np.testing.assert_array_equal(fallen, near)

@@ -12,6 +12,7 @@ FAULTS = """
 import ctypes, resource
 from adv_ssl import runtime
 runtime.prepare()
+assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0  # PR_SET_THP_DISABLE: all pages are small
 libc, size = ctypes.CDLL(None), 64 << 20
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]

@@ -73,15 +73,19 @@ def test_an_attack_never_helps(setting):
     assert min(record["value"] for record in attacked) < clean["value"]
 
 
-def test_an_image_is_attacked_alike_in_any_batch(setting):
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 4 / 255), ("l2", 0.5)])
+def test_an_image_is_attacked_alike_in_any_batch_within_its_radius(norm, epsilon, setting):
     params, _ = setting
-    attack = options(8, (("l2", 0.5, 2),)).make_attacks()[0]
+    attack = options(8, ((norm, epsilon, 2),)).make_attacks()[0]
     images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(4, np.int32), "index": np.arange(4, dtype=np.int32)}
     last = {key: value[3:] for key, value in batch.items()}
-    _, whole, _ = scores.attacked(TINY, attack, params, batch, jax.random.key(0))
+    clean, whole, _ = scores.attacked(TINY, attack, params, batch, jax.random.key(0))
     _, alone, _ = scores.attacked(TINY, attack, params, last, jax.random.key(0))
     np.testing.assert_allclose(whole[3], alone[0], atol=1e-5)
+    moved = np.asarray(whole - clean).reshape(4, -1)
+    radii = np.linalg.norm(moved, ord=np.inf if norm == "linf" else 2, axis=1) / epsilon
+    assert np.all((radii > 0.8) & (radii <= 1 + 1e-5)), radii
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from adv_ssl import preemption, sharding
 from adv_ssl.checkpoint import Checkpoints
 
 CHANGES = {
@@ -59,6 +60,20 @@ def flags(method: str = "byol", **changes: Any) -> list[str]:
     """The same as command-line overrides."""
     changes = CHANGES | OF_METHOD[method] | {k.replace("__", "."): v for k, v in changes.items()}
     return [f"--config.{path}={value}" for path, value in changes.items()]
+
+
+def stops(monkeypatch: Any, *steps: int) -> list[None]:
+    """Runs are asked to end in these steps, counted over all runs; the list grows with each."""
+    assembled, asked = sharding.assembled, []
+
+    def counted(batch: Any) -> Any:  # once a step
+        asked.append(None)
+        if len(asked) in steps:
+            preemption._asked.set()
+        return assembled(batch)
+
+    monkeypatch.setattr(sharding, "assembled", counted)
+    return asked
 
 
 def params(stage: pathlib.Path) -> dict[str, Any]:
