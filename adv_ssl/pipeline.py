@@ -45,21 +45,20 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
 
     with contextlib.ExitStack() as kept:
 
-        def prepare() -> tuple[dict[str, Source], Source]:
-            sets = {name: _source(config, name, options.split) for name, options in stages.items()}
-            test_set = _source(config, "evaluate", config.evaluate.split)
-            _check_data(stages, sets, test_set)
+        def prepare() -> dict[str, Source]:
+            sets = _opened(config, stages)
+            _check_data(stages, sets)
             if not checkpoint.begun(workdir / next(iter(stages))):  # else it has what it needs
                 for key in ("weights", "init_from"):
                     _check_weights(config, key)
             if hosts.lead():
                 kept.enter_context(held(workdir))
-                _claim(workdir, config, plain, [*sets.values(), test_set])
-            return sets, test_set
+                _claim(workdir, config, plain, [*sets.values()])
+            return sets
 
-        sets, test_set = hosts.agreed(prepare)
+        sets = hosts.agreed(prepare)
         try:
-            _train(config, stages, sets, test_set, workdir)
+            _train(config, stages, sets, workdir)
         finally:  # a page of what there is, however far the run came
             if hosts.lead():
                 report.write(workdir)
@@ -70,21 +69,20 @@ def _train(
     config: Config,
     stages: Mapping[str, Stage],
     sets: Mapping[str, Source],
-    test_set: Source,
     workdir: pathlib.Path,
 ) -> None:
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
     start = config.weights or config.init_from
     encoder = user_path(start) if start else None
     for i, (name, options) in enumerate(stages.items()):
-        source = sets[name]
         later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
         if later and not checkpoint.begun(workdir / name):
             _log.info("%s: its checkpoints are gone; %s has its own, and goes on.", name, later[0])
             continue
-        if options.classifies and source.num_classes == 0:
+        if name not in sets:
             _log.info("%s has no labels: done after pre-training.", config.data.name)
             break
+        source = sets[name]
         state = stage.run(name, config, options, source, workdir, encoder)
         encoder = workdir / name
         params = stage.result(options, state)
@@ -99,7 +97,20 @@ def _train(
                 pictures.prepared(config, options, state, weights, source, figures)
         if options.classifies:  # pre-training too may make a classifier (D14)
             facts = {"stage": name, "step": int(state.step), "weights": weights}
-            _evaluate(config, params, facts, test_set, workdir)
+            _evaluate(config, params, facts, sets["evaluate"], workdir)
+
+
+def _opened(config: Config, stages: Mapping[str, Stage]) -> dict[str, Source]:
+    """The images of each stage, and those that are scored, under ``evaluate``.
+
+    Where the first stage's have no labels there are no others: all that follows is left out.
+    """
+    splits = {name: options.split for name, options in stages.items()}
+    sets: dict[str, Source] = {}
+    for key, split in {**splits, "evaluate": config.evaluate.split}.items():
+        if all(source.num_classes for source in sets.values()):
+            sets[key] = _source(config, key, split)
+    return sets
 
 
 def _source(config: Config, key: str, split: str) -> Source:
@@ -109,16 +120,15 @@ def _source(config: Config, key: str, split: str) -> Source:
         raise UserError(f"config.{key}.{error}") from None
 
 
-def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_set: Source) -> None:
-    """UserError where a stage could not be trained or scored on its data: now, not after days.
-
-    Without labels a later stage is left out; the first one cannot be.
-    """
-    for i, (name, options) in enumerate(stages.items()):
+def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source]) -> None:
+    """UserError where a stage could not be trained or scored on its data: now, not after days."""
+    for name, options in stages.items():
+        if name not in sets:
+            continue
         source, classifies = sets[name], options.classifies
         what = source.records.what
         stage.check_size(name, options, len(source.records), what, jax.device_count())
-        if i == 0 and classifies and source.num_classes == 0:
+        if classifies and source.num_classes == 0:
             raise UserError(
                 f"config.{name}.task.name='supervised' needs labels, {what} has "
                 "none: put the images into one folder for each class, or take another method."
@@ -128,7 +138,10 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source], test_se
                 f"{what} has one class, {source.class_names[0]}: to tell classes apart takes two "
                 "folders or more; images without classes belong into the folder itself."
             )
-        if classifies and source.num_classes not in (0, test_set.num_classes):
+        if "evaluate" not in sets:
+            continue
+        test_set = sets["evaluate"]
+        if classifies and source.num_classes != test_set.num_classes:
             raise UserError(
                 f"{what} has {source.num_classes} classes and "
                 f"{test_set.records.what}, of config.evaluate.split, {test_set.num_classes}: "

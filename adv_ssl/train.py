@@ -24,7 +24,7 @@ from adv_ssl.metrics import Writer
 from adv_ssl.task import Aux, Batch, PyTree, Task
 
 MAX_BAD_STEPS = 10  # in a row; then the run ends
-KEPT_BATCHES = 3  # of skipped steps, in the folder of the stage
+KEPT_BATCHES = 3  # of skipped steps, of each host, in the folder of the stage
 _log = logging.getLogger("adv_ssl")
 
 
@@ -166,7 +166,7 @@ def run(
             _log.info(_progress(name, done, steps, values, clock.left(done - start, steps - done)))
             if values["bad_steps"] >= MAX_BAD_STEPS:
                 loss, kept = float(metrics["loss"]), checkpoints.latest()
-                saved = f"in {checkpoints.folder} is step {kept}" if kept else "nothing was saved"
+                saved = f"in {checkpoints.folder} is step {kept}" if kept is not None else "nothing was saved"
                 raise TrainingError(
                     f"{name}: the last {values['bad_steps']:.0f} steps up to step {done} were not "
                     f"finite (loss {loss}); {saved}. Lower config.{name}.optimizer.lr, or look at "
@@ -185,8 +185,8 @@ def run(
 
 def _keep_if_skipped(folder: pathlib.Path, step: int, metrics: Aux, batch: Batch) -> None:
     """Writes the batch of a step that was not finite, for whoever looks for the reason."""
-    if metrics["skipped"] and len(list(folder.glob("skipped_*.npz"))) < KEPT_BATCHES:
-        host = f"_host{jax.process_index()}" * (jax.process_count() > 1)
+    host = f"_host{jax.process_index()}" * (jax.process_count() > 1)
+    if metrics["skipped"] and len(list(folder.glob(f"skipped_*{host}.npz"))) < KEPT_BATCHES:
         write_arrays(folder / f"skipped_{step}{host}.npz", **batch)
 
 

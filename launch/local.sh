@@ -7,7 +7,7 @@
 # Environment:
 #   PYTHON     the interpreter (python)
 #   PROCESSES  number of processes on this machine, on the CPU, to try out many hosts (1)
-#   DEVICES    devices of each process (1)
+#   DEVICES    devices of each, where PROCESSES are several (1)
 set -uo pipefail
 
 python=${PYTHON:-python}
@@ -23,6 +23,10 @@ say() { echo "local.sh: $*" >&2; }
 for number in "PROCESSES=$processes" "DEVICES=$devices"; do
   [[ $number =~ =[1-9][0-9]*$ ]] || { say "$number: must be 1 or more." && exit 2; }
 done
+
+if ((processes == 1)) && [[ ${DEVICES-} ]]; then
+  say "DEVICES=$devices is for several PROCESSES: one uses all devices." && exit 2
+fi
 
 end() {
   stopped=yes

@@ -54,10 +54,12 @@ def plant(cell: Cell, folder: pathlib.Path, value: Any) -> None:
         (run / "evaluation.json").write_text(json.dumps({"weights": weights, "seed": 0}))
         suite = cell.flags[1].removeprefix("--suite=")
         if suite == "robust":
+            flags = dict(flag.removeprefix("--").split("=", 1) for flag in cell.flags)
+            search = {"name": flags.get("attack", "apgd"), "norm": flags["norm"]}
             results = [
-                score("set", value(r) / 100, suite=suite, attack=r and
-                      {"name": "apgd", "norm": "l2", "epsilon": r}) for r in (0.0, 0.5, 1.0)
-            ]  # fmt: skip
+                score("set", value(r) / 100, suite=suite, attack=r and {**search, "epsilon": r})
+                for r in (0.0, 0.5, 1.0)
+            ]
         else:
             results = [
                 score(row, value(row) / 100, suite=suite,

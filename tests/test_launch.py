@@ -395,6 +395,11 @@ def test_local_starts_processes_that_find_one_another(fake, codes, expected):
     assert second == [*first[:2], "--process=1"]
 
 
+def test_local_does_not_ignore_what_one_process_does_not_read(fake):
+    code, said = fake.run("local.sh", *ARGS, DEVICES="2")
+    assert (code, "for several PROCESSES" in said) == (2, True)
+
+
 def test_local_starts_all_processes_again_when_one_died(fake):
     fake.write("codes.0", 75, 0)
     fake.write("codes.1", 137, 0)

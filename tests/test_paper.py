@@ -638,6 +638,24 @@ def test_a_small_scale_is_not_set_beside_the_papers_numbers(
     assert "figure1_ours.png" in {p.name for p in (tmp_path / "out").glob("*.png")}
 
 
+def test_an_evaluation_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) -> None:
+    """Of a run of the grid: by a stronger attack, or on fewer images."""
+    some("tiny", tmp_path, "tiny/byol/l2_0.25/seed0/gamma0.75/*")
+    scores = tmp_path / "tiny/byol/l2_0.25/seed0/gamma0.75/scores"
+    for name, other in (("robust", "autoattack"), ("cifar10", "quick")):
+        shutil.copytree(scores / name, scores / other)
+        results = json.loads((scores / other / "results.json").read_text())
+        for r in results:
+            r["value"] = 0.99
+            if r["attack"]:
+                r["attack"]["name"] = "autoattack"
+        (scores / other / "results.json").write_text(json.dumps(results))
+    text = page.write("tiny", tmp_path, tmp_path / "out").read_text()
+    assert "Our attack: pgd-l2." in text
+    assert "99" not in {row["ours"].split(".")[0] for row in read(tmp_path / "out/figure2.csv")}
+    assert "are of no cell of the grid" in text
+
+
 def test_a_run_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) -> None:
     """Such as the same model and seed with more steps, beside the grid's."""
     some("tiny", tmp_path, "tiny/byol/l2_0.25/seed0/gamma0.75/*")
@@ -652,13 +670,13 @@ def test_a_run_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) -> None:
     attacked = other.with_name("robust")
     for name in ("results.json", "evaluation.json"):  # by a stronger attack than the cell's
         text = (attacked / name).read_text().replace("l2_0.25", "longer")
-        (attacked / name).write_text(text.replace('"apgd"', '"autoattack"'))
+        (attacked / name).write_text(text.replace('"pgd"', '"autoattack"'))
     text = page.write("tiny", tmp_path, tmp_path / "out").read_text()
-    assert "Our attack: apgd-l2." in text
+    assert "Our attack: pgd-l2." in text
     assert "99" not in {row["ours"].split(".")[0] for row in read(tmp_path / "out/figure2.csv")}
     assert "99.0000" not in {row["value"] for row in read(tmp_path / "out/kept.csv")}
     others = [r for r in read(tmp_path / "out/scores.csv") if r["run"].startswith("byol/longer")]
-    assert f"{len(others)} are of runs that are no cells of the grid" in text
+    assert f"{len(others)} are of no cell of the grid" in text
 
 
 def test_what_lacks_says_how_to_get_it(tmp_path: pathlib.Path) -> None:

@@ -412,6 +412,23 @@ def test_done_is_when_every_score_is_there(tmp_path: pathlib.Path, kind: str) ->
     assert runner.state(cell, tmp_path) == "missing"
 
 
+def test_a_curve_of_another_attack_or_of_fewer_images_is_not_the_cells(tmp_path: pathlib.Path):
+    cell = next(cell for cell in grid.cells("tiny") if cell.kind == "robust")
+    plant(cell, tmp_path, lambda row: 50.0)
+    path = tmp_path / cell.name / "results.json"
+    whole = json.loads(path.read_text())
+    assert runner.done(cell, tmp_path)
+    others = (
+        [{**r, "n": 10} for r in whole],
+        [{**r, "attack": r["attack"] and {**r["attack"], "name": "apgd"}} for r in whole],
+    )
+    for other in others:
+        path.write_text(json.dumps(other))
+        assert not runner.done(cell, tmp_path)
+        path.write_text(json.dumps(other + whole))
+        assert runner.done(cell, tmp_path)
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "adv_ssl.paper", *arguments]
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)

@@ -47,17 +47,18 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 def _headline(records: Sequence[Record]) -> Html:
     """The scores, the corrupted sets by their mean alone; then how many are missing."""
-    own: dict[tuple[str, str], Record] = {}
+    own: dict[tuple[str, ...], Record] = {}
     for r in records:
         under = f"under {threat(r['attack'])}" if r["attack"] else ""
-        first = own.setdefault((r["dataset"], under), r)  # the first metric of a row is its own
+        which = (r["dataset"], under, *_images(r)[1:])
+        first = own.setdefault(which, r)  # the first metric of a row is its own
         if under and r["value"] < first["value"]:  # the attack that found more
-            own[r["dataset"], under] = r
-    shown = {name: r for name, r in own.items() if not _is_cell(r)}
+            own[which] = r
+    shown = {which: r for which, r in own.items() if not _is_cell(r)}
     scored = [
-        f"{under or what} {100 * r['value']:.1f}%" for (what, under), r in shown.items() if r["n"]
+        f"{under or what} {100 * r['value']:.1f}%" for (what, under, *_), r in shown.items() if r["n"]
     ]
-    lacking = [what for (what, _), r in shown.items() if not r["n"]]
+    lacking = [what for (what, *_), r in shown.items() if not r["n"]]
     text = ", ".join(scored) or "nothing scored"
     text += f"; missing: {', '.join(lacking)}." if lacking else "."
     return tag("p", text, class_="scores")

@@ -107,9 +107,11 @@ def write(
 
 
 def _of_cells(store: Store, scale: str) -> tuple[Record, ...]:
-    """Scores of the grid's runs: another one, with more steps for one, is in no exhibit."""
+    """Scores that are cells of the grid: others, as of a run with more steps or of another attack,
+    are in no exhibit.
+    """
     names = {cell.name.removeprefix(f"{scale}/") for cell in grid.cells(scale)}
-    return tuple(record for record in store.records if record.run in names)
+    return tuple(record for record in store.records if record.folder in names)
 
 
 # ---- exhibits -------------------------------------------------------------------------------
@@ -352,9 +354,7 @@ def _records(store: Store, counted: int, out: pathlib.Path) -> Html:
         return tag("p", "no scores yet", class_="missing")
     rows = [(tag("code", commit), f"{count:,}") for commit, count in commits.most_common()]
     others = len(store.records) - counted
-    said = (
-        f" {others:,} are of runs that are no cells of the grid: in no exhibit." if others else ""
-    )
+    said = f" {others:,} are of no cell of the grid: in no exhibit." if others else ""
     note = tag(
         "p", f"scores.csv lists every score with its run.{said} By the commits that made them:"
     )

@@ -48,13 +48,25 @@ def done(cell: Cell, store: pathlib.Path) -> bool:
         if any(IN_PART in flag for r in scored for flag in r.get("flags", ())):
             return False
         if cell.kind == "robust":
-            return any(r["suite"] == "robust" and r["attack"] for r in scored)
+            return any(_is_curve(cell, r) for r in scored)
         if cell.rows:
             return set(cell.rows) <= {r["dataset"] for r in scored}
         attacks = read_json(folder / "config.json", dict)["evaluate"]["attacks"]
         return sum(r["stage"] == "finetune" for r in scored) == 1 + len(attacks)
     except (OSError, UserError, AttributeError, KeyError, TypeError):
         return False
+
+
+def _flag(cell: Cell, name: str) -> str | None:
+    return next((f.partition("=")[2] for f in cell.flags if f.startswith(f"--{name}=")), None)
+
+
+def _is_curve(cell: Cell, record: Mapping[str, Any]) -> bool:
+    """Whether a score is of the cell's attack, on as many images: the folder may have others."""
+    attack, images = _flag(cell, "attack") or "apgd", _flag(cell, "images")
+    of = record["attack"] or {}
+    same = (of.get("name"), of.get("norm")) == (attack, _flag(cell, "norm"))
+    return same and images in (None, str(record["n"]))
 
 
 def _lock(cell: Cell, store: pathlib.Path) -> pathlib.Path:
@@ -66,7 +78,7 @@ def _made_by(cell: Cell, folder: pathlib.Path) -> bool:
     """Whether what lies in the cell's folder was made with its values, as far as its flags go."""
     if cell.module == "adv_ssl.evaluate":
         claim = read_json(folder / "evaluation.json", dict)
-        images = next((f.split("=")[1] for f in cell.flags if f.startswith("--images=")), None)
+        images = _flag(cell, "images")
         same = str(claim.get("images", images)) == str(images)
         return same and claim["weights"].endswith(f"{cell.needs}/{cell.stage}")
     config = read_json(folder / "config.json", dict)
