@@ -166,7 +166,11 @@ def run(
             _log.info(_progress(name, done, steps, values, clock.left(done - start, steps - done)))
             if values["bad_steps"] >= MAX_BAD_STEPS:
                 loss, kept = float(metrics["loss"]), checkpoints.latest()
-                saved = f"in {checkpoints.folder} is step {kept}" if kept is not None else "nothing was saved"
+                saved = (
+                    f"in {checkpoints.folder} is step {kept}"
+                    if kept is not None
+                    else "nothing was saved"
+                )
                 raise TrainingError(
                     f"{name}: the last {values['bad_steps']:.0f} steps up to step {done} were not "
                     f"finite (loss {loss}); {saved}. Lower config.{name}.optimizer.lr, or look at "

@@ -1,10 +1,9 @@
 """BYOL pre-training, PGD^2 in L-inf at epsilon 2/255; then nominal fine-tuning and evaluation.
 
-    python -m adv_ssl.main --config=configs/byol_linf.py --workdir=DIR
+    python -m adv_ssl.main --config=configs/byol_linf.py[:SCALE] --workdir=DIR
 
-is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
-small, with radii of their own. At the paper's scale ``:imagenet,adamw`` takes AdamW in the place of
-LARS.
+SCALE is imagenet, the default and the paper's; cifar10, cifar10_ti, cifar10_s or digits, with radii
+of their own; ``imagenet,adamw`` takes AdamW in the place of LARS.
 """
 
 import ml_collections

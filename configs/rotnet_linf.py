@@ -1,9 +1,9 @@
 """RotNet pre-training, PGD^2 in L-inf at epsilon 4/255; then nominal fine-tuning and evaluation.
 
-    python -m adv_ssl.main --config=configs/rotnet_linf.py --workdir=DIR
+    python -m adv_ssl.main --config=configs/rotnet_linf.py[:SCALE] --workdir=DIR
 
-is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
-small, with radii of their own.
+SCALE is imagenet, the default and the paper's; cifar10, cifar10_ti, cifar10_s or digits, with radii
+of their own.
 """
 
 import ml_collections

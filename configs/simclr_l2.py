@@ -22,7 +22,7 @@ OWN: dict[str, Tree] = {
     },
     # At BYOL's radius, 0.5, and temperature 0.1 the attacked loss came down to chance and stayed.
     "digits": {
-        "task": small.digits_views() | {"temperature": OURS(0.5)},
+        "task": small.DIGITS_VIEWS | {"temperature": OURS(0.5)},
         "attack": {"epsilon": OURS(0.125)},
     },
 }
@@ -33,7 +33,7 @@ OWN |= dict.fromkeys(("cifar10_ti", "cifar10_s"), OWN["cifar10"])
 def get_config(argument: str = "imagenet") -> ml_collections.ConfigDict:
     """The recipe at one of ``recipes.SCALES``."""
     view = paper.photometric(blur_prob=0.5, solarize_prob=0.0)
-    pretrain = paper.byol() | {
+    pretrain = paper.BYOL | {
         "task": {
             "name": OURS("simclr"),
             "temperature": REF(0.1, "S2"),

@@ -1,9 +1,8 @@
 """Supervised pre-training, no attack; then nominal fine-tuning and evaluation.
 
-    python -m adv_ssl.main --config=configs/supervised_nominal.py --workdir=DIR
+    python -m adv_ssl.main --config=configs/supervised_nominal.py[:SCALE] --workdir=DIR
 
-is the paper's scale. ``:cifar10`` and ``:digits`` behind the file's name are the same method made
-small.
+SCALE is imagenet, the default and the paper's; cifar10, cifar10_ti, cifar10_s or digits.
 """
 
 import ml_collections

@@ -70,7 +70,7 @@ def test_the_small_grids() -> None:
         assert set(radii) <= set(wide.radii[key])
         assert [tiny.decays(*key, radius) for radius in radii[1:]] == [(0.75,)] * len(radii[1:])
         assert tiny.decays(*key, radii[0]) == tiny.gammas
-    for key, radius in small.RADII["cifar10"].items():
+    for key, radius in small.SCALES["cifar10"].radii.items():
         assert radius.value in wide.radii[key]  # the configuration's own is one of the sweep
 
 

@@ -56,7 +56,9 @@ def _headline(records: Sequence[Record]) -> Html:
             own[which] = r
     shown = {which: r for which, r in own.items() if not _is_cell(r)}
     scored = [
-        f"{under or what} {100 * r['value']:.1f}%" for (what, under, *_), r in shown.items() if r["n"]
+        f"{under or what} {100 * r['value']:.1f}%"
+        for (what, under, *_), r in shown.items()
+        if r["n"]
     ]
     lacking = [what for (what, *_), r in shown.items() if not r["n"]]
     text = ", ".join(scored) or "nothing scored"

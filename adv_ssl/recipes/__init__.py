@@ -31,13 +31,13 @@ def recipe(
     _choose("scale", scale, SCALES)
     if variant:
         _choose("variant", variant, ("adamw",) if (method, scale) == ("byol", "imagenet") else ())
-    pretrain = paper.PRETRAINING[method]()
+    pretrain = paper.PRETRAINING[method]
     if threat != "nominal":
         radii = paper.RADII if scale == "imagenet" else small.SCALES[scale].radii
-        pretrain["attack"] = paper.pgd2(threat, radii[method, threat])
+        pretrain = pretrain | {"attack": paper.pgd2(threat, radii[method, threat])}
     if variant:
-        pretrain = merged(pretrain, paper.byol_adamw())
-    own = {name: made.methods()[method] for name, made in small.SCALES.items()}
+        pretrain = merged(pretrain, paper.BYOL_ADAMW)
+    own = {name: made.methods[method] for name, made in small.SCALES.items()}
     return assembled(scale, merged(pretrain, changes or {}), own, init_from)
 
 
@@ -53,12 +53,12 @@ def assembled(
       init_from: what pre-training starts from; where the user has to name it, a placeholder.
     """
     _choose("scale", scale, ("imagenet", *own))
-    run, finetune = paper.run(), paper.finetune()
+    run, finetune = paper.RUN, paper.FINETUNE
     if scale != "imagenet":
         made = small.SCALES[scale]
-        run = merged(run, made.run())
-        pretrain = merged(merged(pretrain, made.pretrain()), own[scale])
-        finetune = merged(finetune, made.finetune())
+        run = merged(run, made.run)
+        pretrain = merged(merged(pretrain, made.pretrain), own[scale])
+        finetune = merged(finetune, made.finetune)
     stages = {"init_from": OURS(init_from), "pretrain": pretrain, "finetune": finetune}
     return config_dict(run | stages)
 
@@ -72,30 +72,22 @@ def transfer(optimizer: str, argument: str) -> ml_collections.ConfigDict:
     scale = scale or "imagenet"
     _choose("set", name, (*paper.TRANSFER_SETS, "digits"))
     _choose("scale", scale, SCALES)
-    run, stage = paper.run(), paper.TRANSFERS[optimizer]()
-    if scale != "imagenet":
-        run = merged(run, small.SCALES[scale].run())
-    run = merged(run, _transfer_data(name))
-    stage["split"] = run.pop("train")
-    run |= {"pretrain": OURS(None), "finetune": stage, "weights": OURS("WEIGHTS")}
-    return config_dict(run)
-
-
-def _transfer_data(name: str) -> Tree:
     if name in paper.TRANSFER_SETS:
         data, train, test = paper.TRANSFER_SETS[name]
-        splits = PAPER(data, "E"), OPEN(train, "E"), OPEN(test, "E")
+        where = PAPER(data, "E"), OPEN(train, "E"), OPEN(test, "E")
     else:
-        splits = OURS(name), OURS("train"), OURS("test")
-    return {
-        "data": {"name": splits[0]},
-        "train": splits[1],
-        "evaluate": {
-            "split": splits[2],
-            "resize": PAPER(0, "P:C"),  # the whole image, stretched
-            "attacks": OURS(()),
-        },
+        where = OURS(name), OURS("train"), OURS("test")
+    evaluate = {
+        "split": where[2],
+        "resize": PAPER(0, "P:C"),  # the whole image, stretched
+        "attacks": OURS(()),
     }
+    run = paper.RUN if scale == "imagenet" else merged(paper.RUN, small.SCALES[scale].run)
+    run = merged(run, {"data": {"name": where[0]}, "evaluate": evaluate})
+    stage = paper.TRANSFERS[optimizer] | {"split": where[1]}
+    return config_dict(
+        run | {"pretrain": OURS(None), "finetune": stage, "weights": OURS("WEIGHTS")}
+    )
 
 
 def _choose(what: str, given: str, among: tuple[str, ...]) -> None:

@@ -15,35 +15,34 @@ RADII = {
 }
 
 
-def run() -> Tree:
-    """What all runs share: all but the stages."""
-    return {
-        "seed": OURS(0),
-        "model": {
-            "image_size": PAPER(224, "P:C"),
-            "patch": PAPER(16, "B1"),
-            "width": REF(768, "B1"),
-            "depth": REF(12, "B1"),
-            "heads": REF(12, "B1"),
-            "mlp": REF(3072, "B1"),
-        },
-        "dtype": OURS("bfloat16", "I20"),
-        "fsdp": OURS(False),
-        "remat": OURS(False),
-        "data": {"name": PAPER("imagenet2012:5.*", "C"), "dir": OURS("")},
-        "weights": OURS(""),
-        "init_from": OURS(""),
-        "evaluate": {
-            "split": PAPER("validation", "F"),
-            "resize": REF(256, "F"),
-            "batch_size": OURS(256),
-            "attacks": OPEN(tuple(("l2", r, 40) for r in (0.125, 0.25, 0.5, 1.0, 2.0)), "A24, A25"),
-            "attacked": OPEN(5000, "A24"),
-            "reach": OPEN(2.5, "A25"),
-        },
-        "log_every": OURS(50),
-        "save_every": OURS(1000),
-    }
+# What all runs share: all but the stages.
+RUN: Tree = {
+    "seed": OURS(0),
+    "model": {
+        "image_size": PAPER(224, "P:C"),
+        "patch": PAPER(16, "B1"),
+        "width": REF(768, "B1"),
+        "depth": REF(12, "B1"),
+        "heads": REF(12, "B1"),
+        "mlp": REF(3072, "B1"),
+    },
+    "dtype": OURS("bfloat16", "I20"),
+    "fsdp": OURS(False),
+    "remat": OURS(False),
+    "data": {"name": PAPER("imagenet2012:5.*", "C"), "dir": OURS("")},
+    "weights": OURS(""),
+    "init_from": OURS(""),
+    "evaluate": {
+        "split": PAPER("validation", "F"),
+        "resize": REF(256, "F"),
+        "batch_size": OURS(256),
+        "attacks": OPEN(tuple(("l2", r, 40) for r in (0.125, 0.25, 0.5, 1.0, 2.0)), "A24, A25"),
+        "attacked": OPEN(5000, "A24"),
+        "reach": OPEN(2.5, "A25"),
+    },
+    "log_every": OURS(50),
+    "save_every": OURS(1000),
+}
 
 
 def pgd2(norm: str, epsilon: Value) -> Tree:
@@ -61,24 +60,22 @@ def pgd2(norm: str, epsilon: Value) -> Tree:
 # Augmentation
 
 
-def randaugment() -> Tree:
-    """rand-m9-mstd0.5-inc1."""
-    return {
-        "ops": REF(2, "C RandAugment"),
-        "prob": REF(0.5, "C RandAugment"),
-        "magnitude": REF(9.0, "C RandAugment"),
-        "magnitude_std": REF(0.5, "C RandAugment"),
-    }
+# rand-m9-mstd0.5-inc1.
+RANDAUGMENT: Tree = {
+    "ops": REF(2, "C RandAugment"),
+    "prob": REF(0.5, "C RandAugment"),
+    "magnitude": REF(9.0, "C RandAugment"),
+    "magnitude_std": REF(0.5, "C RandAugment"),
+}
 
 
-def mixing() -> Tree:
-    """Mixup and cutmix in turn."""
-    return {
-        "mixup": REF(0.8, "C Mixup/CutMix"),
-        "cutmix": REF(1.0, "C Mixup/CutMix"),
-        "cutmix_prob": REF(0.5, "C Mixup/CutMix"),
-        "group": OPEN(32, "C Mixup/CutMix, I10"),
-    }
+# Mixup and cutmix in turn.
+MIXING: Tree = {
+    "mixup": REF(0.8, "C Mixup/CutMix"),
+    "cutmix": REF(1.0, "C Mixup/CutMix"),
+    "cutmix_prob": REF(0.5, "C Mixup/CutMix"),
+    "group": OPEN(32, "C Mixup/CutMix, I10"),
+}
 
 
 def photometric(blur_prob: float, solarize_prob: float) -> Tree:
@@ -110,245 +107,235 @@ def resized_crop(min_area: float, where: str) -> Tree:
 # Pre-training
 
 
-def supervised() -> Tree:
-    """He et al.'s from-scratch recipe."""
-    return {
-        "task": {
-            "name": PAPER("supervised", "P:C"),
-            "label_smoothing": REF(0.1, "C-SUP"),
-            "head_std": OPEN(0.02, "B10"),
-            "erasing": OPEN(None, "A23"),
-            "mixing": mixing(),
-        },
-        "attack": OURS(None),
-        "split": PAPER("train", "C"),
-        "augment": resized_crop(0.08, "C-SUP") | {"randaugment": randaugment()},
-        "batch_size": REF(4096, "C-SUP"),
-        "accumulation": OURS(1),
-        "epochs": REF(300.0, "C-SUP"),
-        "steps": OURS(None),
-        "drop_path": REF(0.1, "B13"),
-        "learned_positions": OPEN(True, "B8"),
-        "optimizer": {
-            "name": REF("adamw", "C-SUP"),
-            "lr": REF(1e-4, "C-SUP"),
-            "scaled": REF(True, "C"),
-            "weight_decay": REF(0.3, "C-SUP"),
-            "b1": REF(0.9, "C-SUP"),
-            "b2": REF(0.95, "C-SUP"),
-            "decayed": REF(("matrix",), "C"),
-        },
-        "schedule": {"warmup": REF(20 / 300, "C-SUP"), "min_lr": REF(0.0, "C")},
-        "layer_decay": REF(1.0, "C"),
-        "ema": {
-            "decay": REF(0.9999, "C-SUP"),
-            "final_decay": REF(0.9999, "C-SUP"),
-            "own_seed": REF(False, "C EMA"),
-            "used": OPEN(True, "C EMA"),
-        },
-    }
+# He et al.'s from-scratch recipe.
+SUPERVISED: Tree = {
+    "task": {
+        "name": PAPER("supervised", "P:C"),
+        "label_smoothing": REF(0.1, "C-SUP"),
+        "head_std": OPEN(0.02, "B10"),
+        "erasing": OPEN(None, "A23"),
+        "mixing": MIXING,
+    },
+    "attack": OURS(None),
+    "split": PAPER("train", "C"),
+    "augment": resized_crop(0.08, "C-SUP") | {"randaugment": RANDAUGMENT},
+    "batch_size": REF(4096, "C-SUP"),
+    "accumulation": OURS(1),
+    "epochs": REF(300.0, "C-SUP"),
+    "steps": OURS(None),
+    "drop_path": REF(0.1, "B13"),
+    "learned_positions": OPEN(True, "B8"),
+    "optimizer": {
+        "name": REF("adamw", "C-SUP"),
+        "lr": REF(1e-4, "C-SUP"),
+        "scaled": REF(True, "C"),
+        "weight_decay": REF(0.3, "C-SUP"),
+        "b1": REF(0.9, "C-SUP"),
+        "b2": REF(0.95, "C-SUP"),
+        "decayed": REF(("matrix",), "C"),
+    },
+    "schedule": {"warmup": REF(20 / 300, "C-SUP"), "min_lr": REF(0.0, "C")},
+    "layer_decay": REF(1.0, "C"),
+    "ema": {
+        "decay": REF(0.9999, "C-SUP"),
+        "final_decay": REF(0.9999, "C-SUP"),
+        "own_seed": REF(False, "C EMA"),
+        "used": OPEN(True, "C EMA"),
+    },
+}
 
 
-def rotnet() -> Tree:
-    """As supervised, without mixup and cutmix."""
-    task = {
+# As supervised, without mixup and cutmix.
+ROTNET: Tree = SUPERVISED | {
+    "task": {
         "name": PAPER("rotnet", "P:B.1"),
         "label_smoothing": OPEN(0.1, "C"),
         "head_std": OPEN(0.02, "B10"),
     }
-    return supervised() | {"task": task}
+}
 
 
-def mae() -> Tree:
-    """He et al.'s masked autoencoder."""
-    return {
-        "task": {
-            "name": PAPER("mae", "P:s3.1"),
-            "mask_ratio": REF(0.75, "B15"),
-            "width": REF(512, "B14"),
-            "depth": PAPER(8, "B14"),
-            "heads": PAPER(16, "B14"),
-            "mlp": PAPER(2048, "B14"),
-        },
-        "attack": OURS(None),
-        "split": PAPER("train", "C"),
-        "augment": resized_crop(0.2, "C-MAE"),
-        "batch_size": REF(4096, "C-MAE"),
-        "accumulation": OURS(1),
-        "epochs": OPEN(800.0, "C-MAE, I7"),
-        "steps": OURS(None),
-        "drop_path": REF(0.0, "B13"),
-        "learned_positions": REF(False, "B6"),
-        "optimizer": {
-            "name": REF("adamw", "C-MAE"),
-            "lr": REF(1.5e-4, "C-MAE"),
-            "scaled": REF(True, "C"),
-            "weight_decay": REF(0.05, "C-MAE"),
-            "b1": REF(0.9, "C-MAE"),
-            "b2": REF(0.95, "C-MAE"),
-            "decayed": REF(("matrix", "token"), "C, I8"),
-        },
-        "schedule": {"warmup": OPEN(40 / 800, "C-MAE"), "min_lr": REF(0.0, "C")},
-        "layer_decay": REF(1.0, "C"),
-        "ema": REF(None, "C-MAE"),
-    }
+# He et al.'s masked autoencoder.
+MAE: Tree = {
+    "task": {
+        "name": PAPER("mae", "P:s3.1"),
+        "mask_ratio": REF(0.75, "B15"),
+        "width": REF(512, "B14"),
+        "depth": PAPER(8, "B14"),
+        "heads": PAPER(16, "B14"),
+        "mlp": PAPER(2048, "B14"),
+    },
+    "attack": OURS(None),
+    "split": PAPER("train", "C"),
+    "augment": resized_crop(0.2, "C-MAE"),
+    "batch_size": REF(4096, "C-MAE"),
+    "accumulation": OURS(1),
+    "epochs": OPEN(800.0, "C-MAE, I7"),
+    "steps": OURS(None),
+    "drop_path": REF(0.0, "B13"),
+    "learned_positions": REF(False, "B6"),
+    "optimizer": {
+        "name": REF("adamw", "C-MAE"),
+        "lr": REF(1.5e-4, "C-MAE"),
+        "scaled": REF(True, "C"),
+        "weight_decay": REF(0.05, "C-MAE"),
+        "b1": REF(0.9, "C-MAE"),
+        "b2": REF(0.95, "C-MAE"),
+        "decayed": REF(("matrix", "token"), "C, I8"),
+    },
+    "schedule": {"warmup": OPEN(40 / 800, "C-MAE"), "min_lr": REF(0.0, "C")},
+    "layer_decay": REF(1.0, "C"),
+    "ema": REF(None, "C-MAE"),
+}
 
 
-def byol() -> Tree:
-    """BYOL's own release, on a ViT."""
-    return {
-        "task": {
-            "name": PAPER("byol", "P:B.2"),
-            "hidden": PAPER(4096, "B19"),
-            "output": PAPER(256, "B19"),
-            "view1": photometric(blur_prob=1.0, solarize_prob=0.0),
-            "view2": photometric(blur_prob=0.1, solarize_prob=0.2),
-        },
-        "attack": OURS(None),
-        "split": PAPER("train", "C"),
-        "augment": {
-            "crop": REF("byol", "C-BYOL crops"),
-            "min_area": REF(0.08, "C-BYOL crops"),
-            "flip": REF(True, "C-BYOL photometric"),
-            "randaugment": REF(None, "C-BYOL photometric"),
-        },
-        "batch_size": OPEN(4096, "C-BYOL"),
-        "accumulation": OURS(1),
-        "epochs": OPEN(300.0, "C-BYOL"),
-        "steps": OURS(None),
-        "drop_path": OPEN(0.0, "B13"),
-        "learned_positions": OPEN(True, "B8"),
-        "optimizer": {
-            "name": OPEN("lars", "C-BYOL LARS"),
-            "lr": OPEN(0.3, "C-BYOL LARS"),
-            "scaled": REF(True, "C"),
-            "weight_decay": OPEN(1e-6, "C-BYOL LARS"),
-            "momentum": OPEN(0.9, "C-BYOL LARS"),
-            "trust": OPEN(1e-3, "C-BYOL LARS"),
-            "decayed": OPEN(("matrix", "token", "position"), "C"),
-        },
-        "schedule": {"warmup": OPEN(10 / 300, "C"), "min_lr": REF(0.0, "C")},
-        "layer_decay": OPEN(1.0, "C"),
-        "ema": {
-            "decay": OPEN(0.99, "B22"),
-            "final_decay": REF(1.0, "B22"),
-            "own_seed": REF(True, "B22"),
-            "used": REF(False, "B22"),
-        },
-    }
+# BYOL's own release, on a ViT.
+BYOL: Tree = {
+    "task": {
+        "name": PAPER("byol", "P:B.2"),
+        "hidden": PAPER(4096, "B19"),
+        "output": PAPER(256, "B19"),
+        "view1": photometric(blur_prob=1.0, solarize_prob=0.0),
+        "view2": photometric(blur_prob=0.1, solarize_prob=0.2),
+    },
+    "attack": OURS(None),
+    "split": PAPER("train", "C"),
+    "augment": {
+        "crop": REF("byol", "C-BYOL crops"),
+        "min_area": REF(0.08, "C-BYOL crops"),
+        "flip": REF(True, "C-BYOL photometric"),
+        "randaugment": REF(None, "C-BYOL photometric"),
+    },
+    "batch_size": OPEN(4096, "C-BYOL"),
+    "accumulation": OURS(1),
+    "epochs": OPEN(300.0, "C-BYOL"),
+    "steps": OURS(None),
+    "drop_path": OPEN(0.0, "B13"),
+    "learned_positions": OPEN(True, "B8"),
+    "optimizer": {
+        "name": OPEN("lars", "C-BYOL LARS"),
+        "lr": OPEN(0.3, "C-BYOL LARS"),
+        "scaled": REF(True, "C"),
+        "weight_decay": OPEN(1e-6, "C-BYOL LARS"),
+        "momentum": OPEN(0.9, "C-BYOL LARS"),
+        "trust": OPEN(1e-3, "C-BYOL LARS"),
+        "decayed": OPEN(("matrix", "token", "position"), "C"),
+    },
+    "schedule": {"warmup": OPEN(10 / 300, "C"), "min_lr": REF(0.0, "C")},
+    "layer_decay": OPEN(1.0, "C"),
+    "ema": {
+        "decay": OPEN(0.99, "B22"),
+        "final_decay": REF(1.0, "B22"),
+        "own_seed": REF(True, "B22"),
+        "used": REF(False, "B22"),
+    },
+}
 
 
-def byol_adamw() -> Tree:
-    """The fallback for BYOL's optimizer, from MoCo v3's ViT recipe (C-BYOL-b)."""
-    return {
-        "optimizer": {
-            "name": OPEN("adamw", "C-BYOL-b"),
-            "lr": OPEN(1.5e-4, "C-BYOL-b"),
-            "scaled": REF(True, "C"),
-            "weight_decay": OPEN(0.1, "C-BYOL-b"),
-            "b1": OPEN(0.9, "C-BYOL-b"),
-            "b2": OPEN(0.999, "C-BYOL-b"),
-            "decayed": OPEN(("matrix",), "C-BYOL-b"),
-        },
-        "schedule": {"warmup": OPEN(40 / 300, "C-BYOL-b")},
-    }
+# The fallback for BYOL's optimizer, from MoCo v3's ViT recipe (C-BYOL-b).
+BYOL_ADAMW: Tree = {
+    "optimizer": {
+        "name": OPEN("adamw", "C-BYOL-b"),
+        "lr": OPEN(1.5e-4, "C-BYOL-b"),
+        "scaled": REF(True, "C"),
+        "weight_decay": OPEN(0.1, "C-BYOL-b"),
+        "b1": OPEN(0.9, "C-BYOL-b"),
+        "b2": OPEN(0.999, "C-BYOL-b"),
+        "decayed": OPEN(("matrix",), "C-BYOL-b"),
+    },
+    "schedule": {"warmup": OPEN(40 / 300, "C-BYOL-b")},
+}
 
 
-PRETRAINING = {"supervised": supervised, "rotnet": rotnet, "mae": mae, "byol": byol}
+PRETRAINING = {"supervised": SUPERVISED, "rotnet": ROTNET, "mae": MAE, "byol": BYOL}
 
 
 # Fine-tuning and transfer
 
 
-def finetune() -> Tree:
-    """Clean fine-tuning, the same for every pre-trained encoder."""
-    return {
-        "task": {
-            "name": PAPER("supervised", "P:C"),
-            "label_smoothing": REF(0.1, "D11"),
-            "head_std": REF(2e-5, "B11"),
-            "erasing": {
-                "prob": REF(0.25, "D11"),
-                "area": REF((0.02, 1 / 3), "D11"),
-                "ratio": REF(0.3, "D11"),
-            },
-            "mixing": mixing(),
+# Clean fine-tuning, the same for every pre-trained encoder.
+FINETUNE: Tree = {
+    "task": {
+        "name": PAPER("supervised", "P:C"),
+        "label_smoothing": REF(0.1, "D11"),
+        "head_std": REF(2e-5, "B11"),
+        "erasing": {
+            "prob": REF(0.25, "D11"),
+            "area": REF((0.02, 1 / 3), "D11"),
+            "ratio": REF(0.3, "D11"),
         },
-        "attack": PAPER(None, "P:s4.1"),
-        "split": PAPER("train", "D1"),
-        "augment": resized_crop(0.08, "D11") | {"randaugment": randaugment()},
-        "batch_size": PAPER(512, "D1"),
-        "accumulation": OURS(1),
-        "epochs": PAPER(100.0, "D1"),
-        "steps": OURS(None),
-        "drop_path": REF(0.1, "D12"),
-        "learned_positions": REF(True, "B7"),
-        "optimizer": {
-            "name": PAPER("adamw", "D2"),
-            "lr": PAPER(5e-4, "D3"),
-            "scaled": OPEN(True, "D3, I2"),
-            "weight_decay": PAPER(0.05, "D2"),
-            "b1": REF(0.9, "D2"),
-            "b2": REF(0.999, "D2"),
-            "decayed": REF(("matrix",), "D10"),
-        },
-        "schedule": {"warmup": REF(5 / 100, "D4"), "min_lr": REF(1e-6, "D4")},
-        "layer_decay": PAPER(0.65, "D5"),
-        "ema": REF(None, "D13"),
-    }
+        "mixing": MIXING,
+    },
+    "attack": PAPER(None, "P:s4.1"),
+    "split": PAPER("train", "D1"),
+    "augment": resized_crop(0.08, "D11") | {"randaugment": RANDAUGMENT},
+    "batch_size": PAPER(512, "D1"),
+    "accumulation": OURS(1),
+    "epochs": PAPER(100.0, "D1"),
+    "steps": OURS(None),
+    "drop_path": REF(0.1, "D12"),
+    "learned_positions": REF(True, "B7"),
+    "optimizer": {
+        "name": PAPER("adamw", "D2"),
+        "lr": PAPER(5e-4, "D3"),
+        "scaled": OPEN(True, "D3, I2"),
+        "weight_decay": PAPER(0.05, "D2"),
+        "b1": REF(0.9, "D2"),
+        "b2": REF(0.999, "D2"),
+        "decayed": REF(("matrix",), "D10"),
+    },
+    "schedule": {"warmup": REF(5 / 100, "D4"), "min_lr": REF(1e-6, "D4")},
+    "layer_decay": PAPER(0.65, "D5"),
+    "ema": REF(None, "D13"),
+}
 
 
-def _transfer() -> Tree:
-    """What both transfers share: clean images, stretched to a square and flipped."""
-    return finetune() | {
-        "task": {
-            "name": PAPER("supervised", "P:E"),
-            "label_smoothing": OPEN(0.0, "E"),
-            "head_std": REF(2e-5, "B11"),
-            "erasing": OPEN(None, "E"),
-            "mixing": OPEN(None, "E"),
-        },
-        "augment": {
-            "crop": PAPER("none", "P:C"),
-            "min_area": PAPER(1.0, "P:C"),
-            "flip": PAPER(True, "P:C"),
-            "randaugment": PAPER(None, "P:C"),
-        },
-    }
+# What both transfers share: clean images, stretched to a square and flipped.
+_TRANSFER: Tree = FINETUNE | {
+    "task": {
+        "name": PAPER("supervised", "P:E"),
+        "label_smoothing": OPEN(0.0, "E"),
+        "head_std": REF(2e-5, "B11"),
+        "erasing": OPEN(None, "E"),
+        "mixing": OPEN(None, "E"),
+    },
+    "augment": {
+        "crop": PAPER("none", "P:C"),
+        "min_area": PAPER(1.0, "P:C"),
+        "flip": PAPER(True, "P:C"),
+        "randaugment": PAPER(None, "P:C"),
+    },
+}
 
 
-def transfer_adamw() -> Tree:
-    """He et al.'s procedure, as for fine-tuning (E-AdamW)."""
-    return _transfer() | {
-        "batch_size": OPEN(512, "E-AdamW"),
-        "epochs": OPEN(100.0, "E-AdamW"),
-        "drop_path": OPEN(0.1, "E-AdamW"),
-        "schedule": {"warmup": OPEN(5 / 100, "E-AdamW"), "min_lr": OPEN(1e-6, "E-AdamW")},
-        "layer_decay": OPEN(0.65, "E-AdamW"),
-    }
+# He et al.'s procedure, as for fine-tuning (E-AdamW).
+TRANSFER_ADAMW: Tree = _TRANSFER | {
+    "batch_size": OPEN(512, "E-AdamW"),
+    "epochs": OPEN(100.0, "E-AdamW"),
+    "drop_path": OPEN(0.1, "E-AdamW"),
+    "schedule": {"warmup": OPEN(5 / 100, "E-AdamW"), "min_lr": OPEN(1e-6, "E-AdamW")},
+    "layer_decay": OPEN(0.65, "E-AdamW"),
+}
 
 
-def transfer_sgd() -> Tree:
-    """Steiner et al.'s procedure (E-SGD)."""
-    stage = _transfer()
-    return stage | {
-        "task": stage["task"] | {"head_std": OPEN(0.0, "E-SGD")},
-        "batch_size": PAPER(512, "E-SGD"),
-        "steps": PAPER(2500, "E-SGD"),
-        "drop_path": REF(0.0, "E-SGD"),
-        "optimizer": {
-            "name": PAPER("sgd", "E-SGD"),
-            "lr": PAPER(0.01, "E-SGD"),
-            "scaled": PAPER(False, "E-SGD"),
-            "momentum": PAPER(0.9, "E-SGD"),
-            "clip": PAPER(1.0, "E-SGD"),
-        },
-        "schedule": {"warmup": PAPER(500 / 2500, "E-SGD"), "min_lr": PAPER(0.0, "E-SGD")},
-        "layer_decay": REF(1.0, "E-SGD"),
-    }
+# Steiner et al.'s procedure (E-SGD).
+TRANSFER_SGD: Tree = _TRANSFER | {
+    "task": _TRANSFER["task"] | {"head_std": OPEN(0.0, "E-SGD")},
+    "batch_size": PAPER(512, "E-SGD"),
+    "steps": PAPER(2500, "E-SGD"),
+    "drop_path": REF(0.0, "E-SGD"),
+    "optimizer": {
+        "name": PAPER("sgd", "E-SGD"),
+        "lr": PAPER(0.01, "E-SGD"),
+        "scaled": PAPER(False, "E-SGD"),
+        "momentum": PAPER(0.9, "E-SGD"),
+        "clip": PAPER(1.0, "E-SGD"),
+    },
+    "schedule": {"warmup": PAPER(500 / 2500, "E-SGD"), "min_lr": PAPER(0.0, "E-SGD")},
+    "layer_decay": REF(1.0, "E-SGD"),
+}
 
-
-TRANSFERS = {"adamw": transfer_adamw, "sgd": transfer_sgd}
+TRANSFERS = {"adamw": TRANSFER_ADAMW, "sgd": TRANSFER_SGD}
 
 # set -> (TFDS name, split to train on, split to test on): section E's table.
 TRANSFER_SETS = {
