@@ -19,6 +19,17 @@ from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError, in_decimals
 from adv_ssl.models.vit import Architecture, ViT
 from adv_ssl.optim import OPTIMIZERS, Optimizer, Schedule, peak_rate
+from adv_ssl.ranges import (
+    Below1,
+    Count,
+    MaybeWhole,
+    NotNegative,
+    Options,
+    Part,
+    Positive,
+    Share,
+    Whole,
+)
 from adv_ssl.tasks.byol import Byol
 from adv_ssl.tasks.mae import Mae
 from adv_ssl.tasks.supervised import Supervised
@@ -41,27 +52,22 @@ def _under(path: str) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackConfig:
+class AttackConfig(Options):
     """An attack on pixels in [0, 1]."""
 
     name: str  # of attacks.ATTACKS
     norm: str  # linf or l2
-    epsilon: float  # radius; L-inf radii are usually written k/255
-    steps: int
-    step_size: float  # share of epsilon, 2 at most; all steps together 0.1 or more
+    epsilon: Positive  # radius; L-inf radii are usually written k/255
+    steps: Whole
+    step_size: Positive  # share of epsilon, 2 at most; all steps together 0.1 or more
     start: str  # where in the ball it starts
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.name not in attacks.ATTACKS:
             raise UserError(f"name={self.name!r}: choose from {', '.join(attacks.ATTACKS)}.")
         if self.norm not in attacks.BALLS:
             raise UserError(f"norm={self.norm!r}: choose from {', '.join(attacks.BALLS)}.")
-        if self.epsilon <= 0:
-            raise UserError(f"epsilon={self.epsilon}: must be above 0 (pixels are in [0, 1]).")
-        if self.steps < 0:
-            raise UserError(f"steps={self.steps}: must be 0 or more.")
-        if self.step_size <= 0:
-            raise UserError(f"step_size={self.step_size}: a share of epsilon, above 0.")
         starts = attacks.BALLS[self.norm].starts
         if self.start not in starts:
             raise UserError(
@@ -113,50 +119,36 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ema:
+class Ema(Options):
     """An exponential moving average of the parameters, updated after each step (B22)."""
 
-    decay: float  # at the first step
-    final_decay: float  # at the last step; half a cosine between them
+    decay: Share  # at the first step
+    final_decay: Share  # at the last step; half a cosine between them
     own_seed: bool  # start from other random weights rather than from a copy
     used: bool  # scored and handed on in the place of the parameters
 
-    def __post_init__(self) -> None:
-        for name in ("decay", "final_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1].")
-
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(Options):
     """One training: a task, an attack or none, data, an optimizer."""
 
     task: Any  # options of the task of that name
     attack: AttackConfig | None
     split: str
     augment: Augment
-    batch_size: int
-    accumulation: int  # micro-batches that a batch is split into (gradient accumulation); 1: none
-    epochs: float
-    steps: int | None  # instead of epochs
-    drop_path: float
+    batch_size: Count
+    accumulation: Count  # micro-batches that a batch is split into (gradient accumulation); 1: none
+    epochs: NotNegative
+    steps: MaybeWhole  # instead of epochs
+    drop_path: Below1
     learned_positions: bool  # of the encoder; False: the sin-cos table stays as it is
     optimizer: Optimizer  # options of the optimizer of that name
     schedule: Schedule
-    layer_decay: float  # 1: none
+    layer_decay: Part  # 1: none
     ema: Ema | None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={self.batch_size}: must be 1 or more.")
-        if self.epochs < 0:
-            raise UserError(f"epochs={self.epochs}: must be 0 or more.")
-        if self.steps is not None and self.steps < 0:
-            raise UserError(f"steps={self.steps}: must be 0 or more.")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"drop_path={self.drop_path}: must be in [0, 1).")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"layer_decay={self.layer_decay}: must be in (0, 1].")
+        super().__post_init__()
         if self.attack and isinstance(self.task, Supervised) and self.task.erasing:
             raise UserError(
                 "task.erasing: not with an attack, because its noise is outside of [0, 1], where "
@@ -173,8 +165,6 @@ class Stage:
             )
         if isinstance(self.task, Byol) and self.ema is None:
             raise UserError("ema=None: BYOL predicts what its moving average says, it needs one.")
-        if self.accumulation < 1:
-            raise UserError(f"accumulation={self.accumulation}: must be 1 part or more.")
         if self.batch_size % self.unit(devices=1):
             factors = {
                 f"accumulation={self.accumulation}, the parts of a batch": self.accumulation,
@@ -210,23 +200,18 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Options):
     """Top-1 on a split, clean and under PGD."""
 
     split: str
-    resize: int  # short side before the central crop, pixels; 0: no crop, the image is stretched
-    batch_size: int
+    resize: Whole  # short side before the central crop, pixels; 0: no crop, the image is stretched
+    batch_size: Count
     attacks: tuple[tuple[str, float, int], ...]  # (norm, epsilon, steps)
-    attacked: int  # images under attack: the first so many of the split (A24)
+    attacked: Count  # images under attack: the first so many of the split (A24)
     reach: float  # steps * step size, in epsilons (A25: 2.5)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={self.batch_size}: must be 1 or more.")
-        if self.resize < 0:
-            raise UserError(f"resize={self.resize}: must be 0 (stretched, no crop) or more.")
-        if self.attacked < 1:
-            raise UserError(f"attacked={self.attacked}: must be 1 image or more.")
+        super().__post_init__()
         if not 1 <= self.reach <= 100:
             raise UserError(
                 f"reach={self.reach}: steps times their size, in radii: must be from 1 to 100 "
@@ -246,10 +231,10 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Options):
     """A run: pre-training, fine-tuning, evaluation."""
 
-    seed: int
+    seed: Whole
     model: Architecture
     dtype: str  # of matrix products while training; evaluation is float32
     fsdp: bool  # parameters and optimizer state in parts over the devices, not whole on each
@@ -260,17 +245,13 @@ class Config:
     init_from: str  # pre-train from the encoder of this stage folder; "": from random weights
     finetune: Stage
     evaluate: Evaluation
-    log_every: int  # steps
-    save_every: int  # steps
+    log_every: Count  # steps
+    save_every: Count  # steps
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype!r}: choose from {', '.join(DTYPES)}.")
-        for name in ("log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more steps.")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must be from 0 to {LARGEST}.")
         resize, crop = self.evaluate.resize, self.model.image_size
         if 0 < resize < crop:
             raise UserError(

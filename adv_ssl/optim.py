@@ -12,6 +12,7 @@ import jax
 import optax
 
 from adv_ssl.errors import UserError
+from adv_ssl.ranges import Below1, NotNegative, Options, Positive, Share
 from adv_ssl.task import PyTree
 
 # The kinds of parameters that a recipe may decay: first match wins.
@@ -35,21 +36,19 @@ LAYERS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
+class AdamW(Options):
     """AdamW with decoupled decay, multiplied by the learning rate (C, D2)."""
 
-    lr: float
+    lr: NotNegative
     scaled: bool  # True: lr is for 256 images, the peak is lr * batch_size / 256; False: the peak
-    weight_decay: float
-    b1: float
-    b2: float
+    weight_decay: NotNegative
+    b1: Below1
+    b2: Below1
     decayed: tuple[str, ...]  # the kinds of parameters that are decayed
 
     def __post_init__(self) -> None:
-        _check(self)
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1).")
+        super().__post_init__()
+        _check_kinds(self.decayed)
 
     def transform(self, decayed: PyTree, plain: PyTree) -> optax.GradientTransformation:
         """Gradients -> the direction before the learning rate."""
@@ -61,24 +60,22 @@ class AdamW:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lars:
+class Lars(Options):
     """LARS as BYOL uses it: decay, trust ratio, momentum, then the learning rate (C-BYOL LARS).
 
     ``optax.lars`` has the learning rate before the momentum: another thing while the rate changes.
     """
 
-    lr: float
+    lr: NotNegative
     scaled: bool
-    weight_decay: float
-    momentum: float
-    trust: float  # eta
+    weight_decay: NotNegative
+    momentum: Below1
+    trust: Positive  # eta
     decayed: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _check(self)
-        _check_momentum(self.momentum)
-        if self.trust <= 0:
-            raise UserError(f"trust={self.trust}: must be above 0.")
+        super().__post_init__()
+        _check_kinds(self.decayed)
 
     def transform(self, decayed: PyTree, plain: PyTree) -> optax.GradientTransformation:
         """Gradients -> the direction before the learning rate."""
@@ -91,20 +88,14 @@ class Lars:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sgd:
+class Sgd(Options):
     """SGD with momentum, no Nesterov, on a gradient of bounded length, without decay (E-SGD)."""
 
-    lr: float
+    lr: NotNegative
     scaled: bool
-    momentum: float
-    clip: float  # largest norm of the whole gradient
+    momentum: Below1
+    clip: Positive  # largest norm of the whole gradient
     decayed: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        _check_lr(self.lr)
-        _check_momentum(self.momentum)
-        if self.clip <= 0:
-            raise UserError(f"clip={self.clip}: must be above 0.")
 
     def transform(self, decayed: PyTree, plain: PyTree) -> optax.GradientTransformation:
         """Gradients -> the direction before the learning rate."""
@@ -121,38 +112,19 @@ def peak_rate(options: Optimizer, batch_size: int) -> float:
     return options.lr * batch_size / 256 if options.scaled else options.lr
 
 
-def _check_lr(lr: float) -> None:
-    if lr < 0:
-        raise UserError(f"lr={lr}: must be 0 or more.")
-
-
-def _check_momentum(momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise UserError(f"momentum={momentum}: must be in [0, 1).")
-
-
-def _check(options: AdamW | Lars) -> None:
-    _check_lr(options.lr)
-    if options.weight_decay < 0:
-        raise UserError(f"weight_decay={options.weight_decay}: must be 0 or more.")
+def _check_kinds(decayed: tuple[str, ...]) -> None:
     kinds = [kind for _, kind in KINDS if kind not in _ALWAYS_PLAIN]
-    for kind in options.decayed:
+    for kind in decayed:
         if kind not in kinds:
             raise UserError(f"decayed has {kind!r}: the kinds are {', '.join(kinds)}.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(Options):
     """Linear warm-up from 0, then half a cosine down to ``min_lr``; one value per step."""
 
-    warmup: float  # share of all steps
-    min_lr: float  # where the cosine ends, not scaled by the batch (D4)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise UserError(f"warmup={self.warmup}: a share of all steps, in [0, 1].")
-        if self.min_lr < 0:
-            raise UserError(f"min_lr={self.min_lr}: must be 0 or more.")
+    warmup: Share  # share of all steps
+    min_lr: NotNegative  # where the cosine ends, not scaled by the batch (D4)
 
 
 def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:

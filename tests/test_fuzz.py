@@ -99,9 +99,8 @@ def started(raw: dict[str, Any]) -> Config:
     """
     config = parse(raw)
     stages = config.stages
-    sets = {name: pipeline._source(config, name, options.split) for name, options in stages.items()}
-    test_set = pipeline._source(config, "evaluate", config.evaluate.split)
-    pipeline._check_data(stages, sets, test_set)
+    sets = pipeline._opened(config, stages)
+    pipeline._check_data(stages, sets)
     for key in ("weights", "init_from"):
         pipeline._check_weights(config, key)
     for name, run in program.runs(config).items():

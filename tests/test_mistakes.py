@@ -117,7 +117,7 @@ MISTAKES = {
     "no such kind": ({"pretrain__optimizer__decayed": ("bias",)}, r"decayed has 'bias': the kinds"),
     "warm-up in steps": (
         {"pretrain__schedule__warmup": 500.0},
-        r"schedule\.warmup=500\.0: a share",
+        r"schedule\.warmup=500\.0: must be in \[0, 1\]",
     ),
     "average of 2": ({"pretrain__ema__decay": 2.0}, r"ema\.decay=2\.0"),
     "crop of nothing": ({"pretrain__augment__min_area": 0.0}, r"augment\.min_area=0\.0"),

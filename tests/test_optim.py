@@ -331,7 +331,7 @@ def test_table_says_what_is_applied(b16):
         (lambda: optim.Lars(1.0, True, 0.0, 0.9, 0.0, ()), "trust=0.0: must be above 0"),
         (lambda: optim.Sgd(1.0, True, 0.9, 0.0), "clip=0.0: must be above 0"),
         (lambda: optim.Sgd(1.0, True, -0.1, 1.0), r"momentum=-0.1: must be in \[0, 1\)"),
-        (lambda: optim.Schedule(1.5, 0.0), "warmup=1.5: a share of all steps"),
+        (lambda: optim.Schedule(1.5, 0.0), r"warmup=1.5: must be in \[0, 1\]"),
         (lambda: optim.Schedule(0.5, -1.0), "min_lr=-1.0: must be 0 or more"),
     ],
 )

@@ -9,23 +9,20 @@ from jax import Array
 
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
+from adv_ssl.ranges import Options, Part, Positive, Share
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixing:
+class Mixing(Options):
     """Mixup or cutmix, one draw for each group of images (the reference's batch of one device)."""
 
-    mixup: float  # both parameters of the Beta distribution of mixup's weight
-    cutmix: float  # the same of cutmix's share of the area
-    cutmix_prob: float  # of cutmix instead of mixup
+    mixup: Positive  # both parameters of the Beta distribution of mixup's weight
+    cutmix: Positive  # the same of cutmix's share of the area
+    cutmix_prob: Share  # of cutmix instead of mixup
     group: int  # images; the partner of image i is image group - 1 - i of the same group
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be above 0.")
-        if not 0 <= self.cutmix_prob <= 1:
-            raise UserError(f"cutmix_prob={self.cutmix_prob}: must be in [0, 1].")
+        super().__post_init__()
         if self.group < 2:
             raise UserError(f"group={self.group}: must be 2 images or more.")
 
@@ -71,22 +68,19 @@ def cutmix_box(key: Array, own: Array, height: int, width: int) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Erasing:
+class Erasing(Options):
     """Random erasing of one box an image, with noise of mean 0 and variance 1 *after* mean/std
     normalisation: outside of [0, 1], and so nothing that an attack may start from (A23).
     """
 
-    prob: float
+    prob: Share
     area: tuple[float, float]  # least and largest share of the image's area
-    ratio: float  # height over width is log-uniform between this and its inverse
+    ratio: Part  # height over width is log-uniform between this and its inverse
 
     def __post_init__(self) -> None:
-        if not 0 <= self.prob <= 1:
-            raise UserError(f"prob={self.prob}: must be in [0, 1].")
+        super().__post_init__()
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise UserError(f"area={self.area}: two shares in (0, 1], the least first.")
-        if not 0 < self.ratio <= 1:
-            raise UserError(f"ratio={self.ratio}: must be in (0, 1].")
 
 
 def erase(images: Array, key: Array, mean: np.ndarray, std: np.ndarray, options: Erasing) -> Array:

@@ -10,29 +10,27 @@ from jax import Array
 
 from adv_ssl.errors import UserError
 from adv_ssl.keys import named
+from adv_ssl.ranges import Options, Share
 
 GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue
 
 
 @dataclasses.dataclass(frozen=True)
-class Photometric:
+class Photometric(Options):
     """How often and how much a view is changed."""
 
-    jitter_prob: float  # of the next four, together, in random order
-    brightness: float  # largest shift, added
-    contrast: float  # largest change of the factor 1, about each channel's mean
-    saturation: float  # largest change of the factor 1, in HSV
-    hue: float  # largest shift, share of the circle
-    grayscale_prob: float
-    blur_prob: float
+    jitter_prob: Share  # of the next four, together, in random order
+    brightness: Share  # largest shift, added
+    contrast: Share  # largest change of the factor 1, about each channel's mean
+    saturation: Share  # largest change of the factor 1, in HSV
+    hue: Share  # largest shift, share of the circle
+    grayscale_prob: Share
+    blur_prob: Share
     blur_sigma: tuple[float, float]  # least and largest, pixels
-    solarize_prob: float
+    solarize_prob: Share
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "blur_sigma" and not 0 <= value <= 1:
-                raise UserError(f"{field.name}={value}: must be in [0, 1].")
+        super().__post_init__()
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UserError(f"blur_sigma={self.blur_sigma}: two numbers above 0, the least first.")
 

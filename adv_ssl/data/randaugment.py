@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from adv_ssl.errors import UserError
+from adv_ssl.ranges import Count, NotNegative, Options, Share
 
 MAX_MAGNITUDE = 10.0
 FILL = (124, 116, 104)  # what comes in from outside the image: the mean of ImageNet's pixels
@@ -18,23 +19,18 @@ Operation = Callable[[Image.Image, float, int], Image.Image]  # (image, magnitud
 
 
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Options):
     """``rand-m9-mstd0.5-inc1`` is (2, 0.5, 9, 0.5)."""
 
-    ops: int  # operations drawn for each image, with replacement
-    prob: float  # of doing a drawn operation
-    magnitude: float  # mean
-    magnitude_std: float  # what is drawn is clipped to 0..10
+    ops: Count  # operations drawn for each image, with replacement
+    prob: Share  # of doing a drawn operation
+    magnitude: NotNegative  # mean
+    magnitude_std: NotNegative  # what is drawn is clipped to 0..10
 
     def __post_init__(self) -> None:
-        if self.ops < 1:
-            raise UserError(f"ops={self.ops}: must be 1 or more.")
-        if not 0 <= self.prob <= 1:
-            raise UserError(f"prob={self.prob}: must be in [0, 1].")
-        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
+        super().__post_init__()
+        if self.magnitude > MAX_MAGNITUDE:
             raise UserError(f"magnitude={self.magnitude}: must be in [0, 10].")
-        if not 0 <= self.magnitude_std < float("inf"):
-            raise UserError(f"magnitude_std={self.magnitude_std}: must be 0 or more, and finite.")
 
 
 def _affine(image: Image.Image, *coefficients: float) -> Image.Image:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from adv_ssl.data.randaugment import RandAugment, randaugment
 from adv_ssl.errors import UserError
+from adv_ssl.ranges import Options, Part
 
 cv2.setNumThreads(0)  # the loader has the threads: OpenCV's own would only compete with them
 
@@ -18,19 +19,18 @@ CROPS = ("torchvision", "byol", "none")
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
+class Augment(Options):
     """What the host does to a training image."""
 
     crop: str  # torchvision (C-SUP, C-MAE), byol (C-BYOL crops) or none: the image is stretched (E)
-    min_area: float  # smallest share of the image's area in a crop
+    min_area: Part  # smallest share of the image's area in a crop
     flip: bool  # left to right, half the time
     randaugment: RandAugment | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.crop not in CROPS:
             raise UserError(f"crop={self.crop!r}: choose from {', '.join(CROPS)}.")
-        if not 0 < self.min_area <= 1:
-            raise UserError(f"min_area={self.min_area}: a share of the area, in (0, 1].")
         if self.crop == "none" and self.min_area != 1:
             raise UserError(f"min_area={self.min_area}: crop='none' keeps the whole image: 1.0.")
 

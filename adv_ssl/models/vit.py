@@ -17,6 +17,7 @@ from jax import Array
 
 from adv_ssl.errors import UserError
 from adv_ssl.models.attention import attention
+from adv_ssl.ranges import Count, Options
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # A13
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -24,20 +25,18 @@ DEEPEST = 1000  # blocks: each is traced by itself, many more would take hours t
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
+class Architecture(Options):
     """The shape of an encoder: what a checkpoint must agree on to be handed over."""
 
-    image_size: int  # pixels a side
-    patch: int  # pixels a side
-    width: int
-    depth: int  # blocks
-    heads: int
-    mlp: int  # hidden width of a block's MLP
+    image_size: Count  # pixels a side
+    patch: Count  # pixels a side
+    width: Count
+    depth: Count  # blocks
+    heads: Count
+    mlp: Count  # hidden width of a block's MLP
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(f"{field.name}={getattr(self, field.name)}: must be 1 or more.")
+        super().__post_init__()
         if self.depth > DEEPEST:
             raise UserError(f"depth={self.depth}: must be {DEEPEST} blocks or fewer.")
         for whole, part in (("image_size", "patch"), ("width", "heads")):

@@ -10,22 +10,20 @@ from adv_ssl.data.photometric import Photometric
 from adv_ssl.keys import named
 from adv_ssl.models.heads import Projector
 from adv_ssl.models.vit import ViT, apply, encode, init_encoder
+from adv_ssl.ranges import Count, Options
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
-from adv_ssl.tasks.views import Views, check_widths, cosine, feature_std, two_views
+from adv_ssl.tasks.views import Views, cosine, feature_std, two_views
 
 
 @dataclasses.dataclass(frozen=True)
-class Byol:
+class Byol(Options):
     """Options of the task."""
 
-    hidden: int  # width inside projector and predictor
-    output: int  # width of a projection
+    hidden: Count  # width inside projector and predictor
+    output: Count  # width of a projection
     view1: Photometric
     view2: Photometric
     views: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        check_widths(self.hidden, self.output)
 
 
 def make(options: Byol, encoder: ViT, classes: int) -> Task:

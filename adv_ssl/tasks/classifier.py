@@ -8,18 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.models.vit import ViT, encode, init_encoder
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
-
-
-def check(label_smoothing: float, head_std: float) -> None:
-    """UserError where one of the two makes no sense."""
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"label_smoothing={label_smoothing}: must be in [0, 1).")
-    if head_std < 0:
-        raise UserError(f"head_std={head_std}: must be 0 or more.")
 
 
 def smoothed(labels: Array, classes: int, smoothing: float) -> Array:

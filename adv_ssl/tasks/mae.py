@@ -21,26 +21,25 @@ from adv_ssl.models.vit import (
     patchify,
     unpatchify,
 )
+from adv_ssl.ranges import Count, Options, Whole
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task, pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Mae:
+class Mae(Options):
     """Options of the task: the share of patches that is hidden, and the decoder."""
 
     mask_ratio: float
-    width: int
-    depth: int  # blocks
-    heads: int
-    mlp: int  # hidden width of a block's MLP
+    width: Count
+    depth: Whole  # blocks
+    heads: Count
+    mlp: Count  # hidden width of a block's MLP
     views: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "mlp"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more.")
-        if not 0 <= self.depth <= DEEPEST:
-            raise UserError(f"depth={self.depth}: must be from 0 to {DEEPEST} blocks.")
+        super().__post_init__()
+        if self.depth > DEEPEST:
+            raise UserError(f"depth={self.depth}: must be {DEEPEST} blocks or fewer.")
         if self.width % 4 or self.width % self.heads:
             raise UserError(
                 f"width={self.width}: must be a multiple of 4 and of heads={self.heads}."

@@ -9,6 +9,7 @@ from jax import Array
 
 from adv_ssl.keys import named
 from adv_ssl.models.vit import ViT
+from adv_ssl.ranges import Below1, NotNegative, Options
 from adv_ssl.task import Aux, Batch, Prepared, Task, pixels
 from adv_ssl.tasks import classifier
 
@@ -17,15 +18,12 @@ TURNS = len(ANGLES)
 
 
 @dataclasses.dataclass(frozen=True)
-class RotNet:
+class RotNet(Options):
     """Options of the task. There is no mixup and no cutmix: a mix of rotations has none (C)."""
 
-    label_smoothing: float  # share of the target spread over the four rotations
-    head_std: float  # of the head's initial weights; its bias starts at 0
+    label_smoothing: Below1  # share of the target spread over the four rotations
+    head_std: NotNegative  # of the head's initial weights; its bias starts at 0
     views: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        classifier.check(self.label_smoothing, self.head_std)
 
 
 def make(options: RotNet, encoder: ViT, classes: int) -> Task:

@@ -12,29 +12,24 @@ import optax
 from jax import Array
 
 from adv_ssl.data.photometric import Photometric
-from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.models.heads import Projector
 from adv_ssl.models.vit import ViT, apply, encode, init_encoder
+from adv_ssl.ranges import Count, Options, Positive
 from adv_ssl.task import Aux, Batch, Prepared, PyTree, Task
-from adv_ssl.tasks.views import Views, check_widths, feature_std, normalise, two_views
+from adv_ssl.tasks.views import Views, feature_std, normalise, two_views
 
 
 @dataclasses.dataclass(frozen=True)
-class SimClr:
+class SimClr(Options):
     """Options of the task."""
 
-    temperature: float  # similarities, in [-1, 1], are divided by it
-    hidden: int  # width inside the projector
-    output: int  # width of a projection
+    temperature: Positive  # similarities, in [-1, 1], are divided by it
+    hidden: Count  # width inside the projector
+    output: Count  # width of a projection
     view1: Photometric
     view2: Photometric
     views: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise UserError(f"temperature={self.temperature}: must be above 0.")
-        check_widths(self.hidden, self.output)
 
 
 def make(options: SimClr, encoder: ViT, classes: int) -> Task:

@@ -8,22 +8,20 @@ from jax import Array
 from adv_ssl.data.mixing import Erasing, Mixing, erase, mix
 from adv_ssl.keys import named
 from adv_ssl.models.vit import MEAN, STD, ViT
+from adv_ssl.ranges import Below1, NotNegative, Options
 from adv_ssl.task import Batch, Prepared, Task, pixels
 from adv_ssl.tasks import classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised:
+class Supervised(Options):
     """Options of the task."""
 
-    label_smoothing: float  # share of the target spread over all classes
-    head_std: float  # of the head's initial weights; its bias starts at 0
+    label_smoothing: Below1  # share of the target spread over all classes
+    head_std: NotNegative  # of the head's initial weights; its bias starts at 0
     erasing: Erasing | None
     mixing: Mixing | None
     views: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        classifier.check(self.label_smoothing, self.head_std)
 
 
 def make(options: Supervised, encoder: ViT, classes: int) -> Task:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from adv_ssl.data.photometric import Photometric, augment
-from adv_ssl.errors import UserError
 from adv_ssl.keys import named
 from adv_ssl.task import Batch, pixels
 
@@ -17,13 +16,6 @@ class Views(NamedTuple):
 
     view1: Array
     view2: Array
-
-
-def check_widths(hidden: int, output: int) -> None:
-    """UserError where a head of these widths makes no sense."""
-    for name, width in (("hidden", hidden), ("output", output)):
-        if width < 1:
-            raise UserError(f"{name}={width}: must be 1 or more.")
 
 
 def two_views(batch: Batch, key: Array, view1: Photometric, view2: Photometric) -> Views:
