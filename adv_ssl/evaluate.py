@@ -26,18 +26,24 @@ from adv_ssl.files import held, read_json, sha256, user_path, write_json
 from adv_ssl.weights.transfer import import_weights
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
-_SUITE = flags.DEFINE_string("suite", None, ", ".join([*SUITES, "robust"]))
+_SUITE = flags.DEFINE_enum("suite", None, [*SUITES, "robust"], "What is scored.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one, or to go on in.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "Images at once, over all devices.", lower_bound=1
+)
 _IMAGES = flags.DEFINE_integer(
-    "images", None, "The first so many of each set; default: all, robust: 5000."
+    "images", None, "The first so many of each set; default: all, robust: 5000.", lower_bound=1
 )
 _CORRUPTED = flags.DEFINE_string(
     "corrupted", None, "Keeps images corrupted on the fly in this folder, for the next model."
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Random seed of corruptions made on the fly and of attacks."
+    "seed",
+    0,
+    "Random seed of corruptions made on the fly and of attacks.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
 )
 _DATA = flags.DEFINE_string("data", None, "robust: the set; default: ImageNet or CIFAR-10.")
 _SPLIT = flags.DEFINE_string(
@@ -50,8 +56,8 @@ _RESIZE = flags.DEFINE_integer(
     "or the suite has it.",
     lower_bound=0,
 )
-_ATTACK = flags.DEFINE_string("attack", "apgd", f"robust: {', '.join(robust.SEARCHES)}.")
-_NORM = flags.DEFINE_string("norm", "l2", f"robust: {', '.join(robust.RADII)}.")
+_ATTACK = flags.DEFINE_enum("attack", "apgd", [*robust.SEARCHES], "robust: the search.")
+_NORM = flags.DEFINE_enum("norm", "l2", [*robust.RADII], "robust: of the radii.")
 _RADII = flags.DEFINE_list(
     "radii", None, "robust: increasing radii such as 0.5 or 4/255, pixels in [0, 1]."
 )
@@ -65,8 +71,6 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         leave(f"unexpected argument {rest[1]!r}: options begin with --.")
     if not (_WEIGHTS.value and _SUITE.value and _WORKDIR.value):
         leave("--weights=PATH, --suite=NAME and --workdir=DIR are needed.")
-    if _SUITE.value not in (*SUITES, "robust"):
-        leave(f"--suite={_SUITE.value}: choose from {', '.join(SUITES)}, robust.")
     given = [name for name in _OF_ROBUST if flags.FLAGS[name].present]
     if _SUITE.value != "robust" and given:
         leave(f"--{given[0]} is of --suite=robust: --suite={_SUITE.value} does not read it.")
@@ -107,7 +111,7 @@ def _work(_: Sequence[str]) -> None:
 
 
 def _curve() -> robust.Curve:
-    radii = robust.RADII.get(_NORM.value, ()) if _RADII.value is None else _RADII.value
+    radii = robust.RADII[_NORM.value] if _RADII.value is None else _RADII.value
     images = robust.IMAGES if _IMAGES.value is None else _IMAGES.value
     return robust.Curve(
         _NORM.value,

@@ -409,7 +409,9 @@ def test_a_full_disk_and_ctrl_c_are_the_command_s_to_tell(builder, tmp_path):
 def test_packages_that_are_not_there_are_named(builder, tmp_path, monkeypatch):
     there = {"skimage"}
     monkeypatch.setattr(sets.importlib.util, "find_spec", lambda name: name in there)
-    with pytest.raises(UserError, match=r"tiny: preparing .* First pip install tensorflow$"):
+    with pytest.raises(
+        UserError, match=r"tiny: preparing .* First pip install tensorflow; then start"
+    ):
         prepare.prepare(tiny(), str(tmp_path))
     there.remove("skimage")
     monkeypatch.setattr(sets.shutil, "which", lambda name: None)
@@ -426,7 +428,7 @@ def test_what_must_be_fetched_by_hand_is_asked_for_first(builder, tmp_path):
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     (manual / "a.tar").write_text("")
-    said = rf"put b\.tar into {manual} \(an account\), then start"
+    said = rf"put b\.tar into {manual} \(an account\); then start"
     with pytest.raises(UserError, match=said):
         prepare.prepare(known, str(tmp_path))
     (manual / "b.tar").write_text("")

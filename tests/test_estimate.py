@@ -206,7 +206,7 @@ ENTRY %main (w: f32[8,128]) -> f32[2,128] {
 
 def test_cycles_by_hand():
     """100 in a loop of three rounds and in one of unknown length, which counts once; and 7."""
-    assert hlo.cycles(hlo.instructions(PROGRAM)) == 4 * 100 + 7
+    assert sum(i.cycles for i in hlo.instructions(PROGRAM)) == 4 * 100 + 7
 
 
 def test_bytes_by_hand():
@@ -218,7 +218,7 @@ def test_bytes_by_hand():
         4 * (narrow + narrow),
     )  # the fusion's operand, the collective's result
     by_hand = start + copy + rounds + kernel + 2 * gather + last
-    assert hlo.moved(hlo.instructions(PROGRAM)) == by_hand
+    assert sum(i.moved for i in hlo.instructions(PROGRAM)) == by_hand
 
 
 def test_traffic_by_hand():

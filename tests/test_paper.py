@@ -503,7 +503,7 @@ def test_a_verdict_over_seeds(margins: list[float], verdict: str) -> None:
 )
 def test_a_verdict_of_several_parts(parts: list[list[float]], verdict: str) -> None:
     seeds: Any = dict(enumerate(zip(*parts, strict=True)))
-    claim = claims.Claim("", "", "", None, lambda e: Finding(e, None, ""), False, False)  # type: ignore[arg-type, return-value]
+    claim = claims.Claim("", "", "", None, lambda e: Finding(e, None, ""))  # type: ignore[arg-type, return-value]
     found = verdicts.judge_ours(claim, tables.Ours(seeds[0], seeds, tuple(seeds)))
     assert found.verdict == verdict
     lows = [exhibits.interval(part)[1] for part in parts]

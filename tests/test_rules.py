@@ -31,7 +31,7 @@ def test_restricted_top1_sees_the_classes_of_the_set_alone():
     # 5 is no class of ImageNet-A; 6 and 11 are its first two.
     logits = logits_for({5: 4, 6: 2, 11: 1}, {5: 4, 6: 1, 11: 2}, {988: 1})
     labels = np.array([6, 6, 988])
-    classes = rules.imagenet_a_classes()
+    classes = rules.restricted_classes("a")
     np.testing.assert_array_equal(suites.top1(logits, labels).right, [False, False, True])
     predicted = rules.restricted_decisions(logits, labels, classes)
     np.testing.assert_array_equal(predicted == labels, [True, False, True])
@@ -39,16 +39,16 @@ def test_restricted_top1_sees_the_classes_of_the_set_alone():
 
 def test_a_label_outside_the_restricted_classes_is_refused():
     logits = logits_for({1: 1})
-    assert rules.restricted_decisions(logits, np.array([1]), rules.imagenet_r_classes()) == [1]
+    assert rules.restricted_decisions(logits, np.array([1]), rules.restricted_classes("r")) == [1]
     with pytest.raises(UserError, match=r"^label 1 is none of the 200 classes .*this data set\.$"):
-        rules.restricted_decisions(logits, np.array([1]), rules.imagenet_a_classes())
+        rules.restricted_decisions(logits, np.array([1]), rules.restricted_classes("a"))
 
 
 # ---- class lists ----------------------------------------------------------------------------
 
 
 def test_the_class_lists_are_those_of_the_data_sets():
-    a, r = rules.imagenet_a_classes(), rules.imagenet_r_classes()
+    a, r = rules.restricted_classes("a"), rules.restricted_classes("r")
     for classes in (a, r):
         assert len(set(classes)) == 200
         assert list(classes) == sorted(classes)

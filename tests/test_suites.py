@@ -638,11 +638,14 @@ def test_the_folder_of_a_run_is_no_place_for_scores(tmp_path):
     [
         (["--suite=imagenet", "--workdir=w"], "--weights=PATH, --suite=NAME and --workdir=DIR"),
         (["--weights=nowhere", "--suite=imagenet", "--workdir=w"], "there is no such file"),
-        (["--weights=.", "--suite=imagenett", "--workdir=w"], "choose from imagenet, transfer"),
+        (["--weights=.", "--suite=imagenett", "--workdir=w"], "one of <imagenet|transfer|"),
         (["--weights=.", "--suite=imagenet", "--workdir=w", "--batch_size=0"], "--batch_size=0"),
-        (["--weights=.", "--suite=imagenet", "--workdir=w", "--images=-1"], "--images=-1: must"),
+        (
+            ["--weights=.", "--suite=imagenet", "--workdir=w", "--images=-1"],
+            "--images=-1: -1 is not",
+        ),
         (["--weights=.", "--suite=cifar10", "--workdir=w", "--attack=pgd"], "is of --suite=robust"),
-        (["--weights=.", "--suite=cifar10", "--workdir=w", "--seed=-1"], "--seed=-1: must be from"),
+        (["--weights=.", "--suite=cifar10", "--workdir=w", "--seed=-1"], "--seed=-1: -1 is not"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--corrupted=w"], "of --suite=cifar10"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e400"], "'1e400' is no number"),
         (["--weights=.", "--suite=robust", "--workdir=w", "--radii=1e99999999"], "is no number"),

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from adv_ssl.errors import UserError
 from adv_ssl.models import vit
-from adv_ssl.models.vit import Architecture, Block, DropPath, ViT, encode
+from adv_ssl.models.vit import Architecture, Block, ViT, drop_path, encode
 from adv_ssl.tasks import byol, supervised
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -198,7 +198,7 @@ def test_drop_path_rates_rise_from_zero_and_both_branches_of_a_block_have_the_sa
     seen = []
 
     def watch(call, arguments, keywords, context):
-        if isinstance(context.module, DropPath):
+        if isinstance(context.module, nn.Dropout):
             seen.append((context.module.path[0], context.module.rate))
         return call(*arguments, **keywords)
 
@@ -212,12 +212,12 @@ def test_drop_path_rates_rise_from_zero_and_both_branches_of_a_block_have_the_sa
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
     rate, count = 0.3, 4000
     x = jnp.ones((count, 3, 2))
-    y = np.asarray(DropPath(rate).apply({}, x, False, rngs={"drop_path": KEY}))
+    y = np.asarray(drop_path(rate).apply({}, x, False, rngs={"drop_path": KEY}))
     assert np.all(y == y[:, :1, :1])
     np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=1e-6)
     error = 4 * (rate / (1 - rate) / count) ** 0.5  # four standard errors
     np.testing.assert_allclose(y[:, 0, 0].mean(), 1, atol=error)
-    np.testing.assert_array_equal(DropPath(rate).apply({}, x, True), x)
+    np.testing.assert_array_equal(drop_path(rate).apply({}, x, True), x)
 
 
 def test_the_branches_of_a_block_are_dropped_independently():
@@ -239,7 +239,7 @@ def test_drop_path_needs_a_key_and_a_rate():
     np.testing.assert_array_equal(features(dropping, None), features(plain, None))
     assert np.any(features(dropping, KEY) != features(plain, None))
     tokens = jnp.ones((2, 3, 4))
-    assert DropPath(0.0).apply({}, tokens, False) is tokens  # the first block's rate: draws no key
+    assert drop_path(0.0).apply({}, tokens, False) is tokens  # the first block's rate: draws no key
 
 
 def test_bfloat16_is_for_the_inside_alone():

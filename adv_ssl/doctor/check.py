@@ -191,13 +191,9 @@ def command(known: Set, data_dir: str) -> str:
 
 def requirements(known: Set, data_dir: str) -> Iterator[str]:
     """What it takes to prepare a set: packages, work by hand, the network, the disk."""
-    facts, folder = known.facts, sources.tfds_folder(data_dir)
-    yield from (f"before, {said}" for said in known.absent())
-    if facts.by_hand:
-        manual = os.path.join(folder, "downloads", "manual")
-        yield f"before, put {' and '.join(facts.by_hand)} into {manual} ({facts.terms})"
-    elif facts.terms:
-        yield f"licence: {facts.terms}"
+    yield from (f"before, {said}" for said in known.absent(data_dir))
+    if known.facts.terms and not known.facts.by_hand:
+        yield f"licence: {known.facts.terms}"
     yield amounts(known, data_dir)
 
 

@@ -1,7 +1,6 @@
 """Prepares a data set of TFDS as array_record."""
 
 import logging
-import pathlib
 import re
 import signal
 import sys
@@ -38,9 +37,11 @@ def prepare(known: Set, data_dir: str) -> None:
                 "command again."
             )
     missing = [name for name, part in parts.items() if part.state == check.MISSING]
-    if missing:
-        _check_needs(known)
-        _check_by_hand(known, data_dir)
+    if missing and (absent := known.absent(data_dir)):
+        raise UserError(
+            f"{known.name}: preparing needs more than reading. First {'; then '.join(absent)}; "
+            "then start the same command again."
+        )
     for name in missing:
         _log.info("%s: %s", name, check.amounts(known, data_dir))
         _prepare(name, data_dir)
@@ -50,25 +51,6 @@ def prepare(known: Set, data_dir: str) -> None:
                 f"{name} was prepared, but is {part.state} ({'; '.join(part.problems)[:200]}): "
                 f"move {part.folder} away, and see that the originals are whole."
             )
-
-
-def _check_needs(known: Set) -> None:
-    """UserError with the lines that install what is not there."""
-    absent = known.absent()
-    if absent:
-        raise UserError(
-            f"{known.name}: preparing needs more than reading. First {'; then '.join(absent)}"
-        )
-
-
-def _check_by_hand(known: Set, data_dir: str) -> None:
-    manual = pathlib.Path(sources.tfds_folder(data_dir), "downloads", "manual")
-    absent = [name for name in known.facts.by_hand if not (manual / name).exists()]
-    if absent:
-        raise UserError(
-            f"{known.name} cannot be downloaded without you: put {' and '.join(absent)} into "
-            f"{manual} ({known.facts.terms}), then start the same command again."
-        )
 
 
 def _prepare(name: str, data_dir: str) -> None:

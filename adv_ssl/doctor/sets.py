@@ -6,11 +6,12 @@ rest from the catalogue.
 
 import difflib
 import importlib.util
+import os
 import shutil
 from typing import NamedTuple
 
 from adv_ssl.data.catalogue import FACTS, Facts
-from adv_ssl.data.sources import LABEL, Labels
+from adv_ssl.data.sources import LABEL, Labels, tfds_folder
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation.suites import SUITES, builder
 
@@ -27,8 +28,8 @@ class Set(NamedTuple):
     imagenet: bool  # its classes are the 1000 sorted WNIDs; otherwise sorted names
     facts: Facts
 
-    def absent(self) -> list[str]:
-        """What preparing the set needs and is not installed, as words on how to get it."""
+    def absent(self, data_dir: str) -> list[str]:
+        """What preparing the set needs and is not here, as words on how to get it."""
         names = ("tensorflow", *self.facts.packages)  # reading needs none of them
         packages = [n for n in names if not importlib.util.find_spec(_MODULES.get(n, n))]
         said = [f"pip install {' '.join(packages)}"] if packages else []
@@ -38,6 +39,10 @@ class Set(NamedTuple):
                 f"install ImageMagick and make it known as {program}: "
                 f"ln -s $(which convert) ~/.local/bin/{program}"
             )
+        manual = os.path.join(tfds_folder(data_dir), "downloads", "manual")
+        files = [n for n in self.facts.by_hand if not os.path.exists(os.path.join(manual, n))]
+        if files:
+            said.append(f"put {' and '.join(files)} into {manual} ({self.facts.terms})")
         return said
 
 

@@ -79,16 +79,6 @@ def instructions(text: str) -> list[Instruction]:
     return list(_running(*_computations(text)))
 
 
-def cycles(run: list[Instruction]) -> int:
-    """The compiler's time of a step on one chip, without what the chips wait for one another."""
-    return sum(instruction.cycles for instruction in run)
-
-
-def moved(run: list[Instruction]) -> int:
-    """Bytes to and from a chip's HBM in a step. An operand counts in full, read in part or not."""
-    return sum(instruction.moved for instruction in run)
-
-
 def schedules(texts: Iterable[str]) -> dict[str, int]:
     """Bundles of custom kernels by what is in them, from the compiler's analyses of schedules.
 

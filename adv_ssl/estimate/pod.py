@@ -104,9 +104,9 @@ def _compile(job: dict[str, Any], folder: str) -> Compiled:
     return Compiled(
         fits=True,
         memory=done.memory_analysis().peak_memory_in_bytes,
-        cycles=hlo.cycles(running) + in_kernels,
+        cycles=sum(i.cycles for i in running) + in_kernels,
         unknown=unknown,
-        moved=hlo.moved(running),
+        moved=sum(i.moved for i in running),
         traffic=tuple(hlo.traffic(text)),
     )
 

@@ -17,6 +17,7 @@ import optax
 from jax import Array
 
 from adv_ssl import sharding
+from adv_ssl.attacks import BALLS
 from adv_ssl.evaluation.predict import Model, classifier
 from adv_ssl.models.vit import Architecture
 from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
@@ -27,12 +28,7 @@ ZEROS = 0.5  # share of zeros in the gradient above which it says nothing
 STEPS = 10  # of the weak PGD; the strong one has four times as many
 
 
-class Search(NamedTuple):
-    """The last arguments of ``pgd``."""
-
-    steps: int
-    step_size: float  # share of the radius
-    start: str
+Search = tuple[int, float, str]  # steps, step size and start: the last arguments of ``pgd``
 
 
 class Rung(NamedTuple):
@@ -44,12 +40,12 @@ class Rung(NamedTuple):
     unbounded: bool = False  # a radius that holds every image
 
 
-_STRONG = Search(4 * STEPS, 2.5 / (4 * STEPS), "ball")
+_STRONG = (4 * STEPS, 2.5 / (4 * STEPS), "ball")
 LADDER = (
-    Rung("clean", Search(0, 0.0, "zero")),
-    Rung("noise", Search(1, 0.0, "ball")),
-    Rung("FGSM", Search(1, 1.0, "zero")),
-    Rung(f"PGD-{STEPS}", Search(STEPS, 2.5 / STEPS, "ball")),
+    Rung("clean", (0, 0.0, "zero")),
+    Rung("noise", (1, 0.0, "ball")),
+    Rung("FGSM", (1, 1.0, "zero")),
+    Rung(f"PGD-{STEPS}", (STEPS, 2.5 / STEPS, "ball")),
     Rung(f"PGD-{4 * STEPS}", _STRONG),
     Rung(f"PGD-{4 * STEPS}, 3 restarts", _STRONG, restarts=3),
     Rung("unbounded", _STRONG, unbounded=True),
@@ -92,8 +88,7 @@ def ladder(
             counts[name] += int(stands[mask].sum())
             if name == "clean":
                 right = stands & mask
-        with jax.default_matmul_precision("float32"):
-            found = _zeros(model.architecture, model.params, x, its_labels)
+        found = _zeros(model.architecture, model.params, x, its_labels)
         zeros += float(np.asarray(found)[right].sum())
     zeros /= max(counts["clean"], 1)
     accuracy = {name: hits / count for name, hits in counts.items()}
@@ -114,18 +109,13 @@ def _climbed(
     def stand(search: Search, radius: float, restart: int) -> np.ndarray:
         images = x, labels, indices
         what = norm, radius, search, jax.random.fold_in(key, restart)
-        with jax.default_matmul_precision("float32"):
-            return np.asarray(_stands(model.architecture, model.params, *images, *what))
+        return np.asarray(_stands(model.architecture, model.params, *images, *what))
 
     for rung in LADDER:
-        radius = whole(norm, x.shape[1:]) if rung.unbounded else epsilon
+        # The norm of the farthest difference of two images: it holds every one
+        radius = float(BALLS[norm].norm(jnp.ones(x.shape[1:]))) if rung.unbounded else epsilon
         starts = [stand(rung.search, radius, restart) for restart in range(rung.restarts)]
         yield rung.name, np.all(starts, axis=0)
-
-
-def whole(norm: str, shape: tuple[int, ...]) -> float:
-    """A radius that holds all of [0, 1]^shape."""
-    return 1.0 if norm == "linf" else float(np.sqrt(np.prod(shape)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 7))

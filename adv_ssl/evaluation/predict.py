@@ -66,8 +66,13 @@ def load(folder: pathlib.Path) -> Model:
 
 @functools.cache
 def classifier(architecture: Architecture) -> Callable[[PyTree, Array], Array]:
-    """(params, x [B, H, W, 3] in [0, 1]) -> logits [B, C], float32; drop path is off."""
-    return lambda params, x: classify(ViT(architecture), params, x, None)
+    """(params, x [B, H, W, 3] in [0, 1]) -> logits [B, C]; all in float32, drop path is off."""
+
+    def logits(params: PyTree, x: Array) -> Array:
+        with jax.default_matmul_precision("float32"):
+            return classify(ViT(architecture), params, x, None)
+
+    return logits
 
 
 class Predictions(NamedTuple):
@@ -131,13 +136,8 @@ def decisions(model: Model, images: np.ndarray, batch_size: int) -> np.ndarray:
     return np.concatenate(predicted)
 
 
-def _logits(architecture: Architecture, params: PyTree, images: Array) -> Array:
-    with jax.default_matmul_precision("float32"):
-        return _of_pixels(architecture, params, images)
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _of_pixels(architecture: Architecture, params: PyTree, images: Array) -> Array:
+def _logits(architecture: Architecture, params: PyTree, images: Array) -> Array:
     """``images`` are uint8, or float32 in [0, 1]."""
     x = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
     return classifier(architecture)(params, x)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adv_ssl.attacks import BALLS, check_radius
+from adv_ssl.attacks import check_radius
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
@@ -24,7 +24,7 @@ from adv_ssl.evaluation import gradient_masking
 from adv_ssl.evaluation.images import SHOWN, prepared
 from adv_ssl.evaluation.predict import Model, classifier, decisions
 from adv_ssl.evaluation.rules import class_words
-from adv_ssl.evaluation.scores import wilson
+from adv_ssl.evaluation.scores import sentence, wilson
 from adv_ssl.files import read_json, write_arrays, write_json
 from adv_ssl.preemption import stop_if_asked
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, PGD, STANDS, Budget, Verdict, autoattack
@@ -58,10 +58,6 @@ class Curve:
     budget: Budget = STANDARD
 
     def __post_init__(self) -> None:
-        if self.norm not in BALLS:
-            raise UserError(f"--norm={self.norm}: choose from {', '.join(BALLS)}.")
-        if self.attack not in SEARCHES:
-            raise UserError(f"--attack={self.attack}: choose from {', '.join(SEARCHES)}.")
         for radius in self.radii:
             if radius <= 0:
                 raise UserError(f"--radii: {radius:g} is not above 0; 0 is scored in any case.")
@@ -198,14 +194,6 @@ def _keep(records: list[Record], path: pathlib.Path) -> list[Record]:
     mine = [identity(r) for r in records]
     write_json(path, [*(r for r in before if identity(r) not in mine), *records])
     return records
-
-
-def sentence(record: Record) -> str:
-    """A record for the log."""
-    attack, (low, high) = record["attack"], record["ci95"]
-    under = f"{attack['name']} {attack['norm']} {attack['epsilon']:.4g}" if attack else "clean"
-    text = f"{record['dataset']}, {under}: {record['value']:.2%} [{low:.2%}, {high:.2%}]"
-    return "; ".join([f"{text}, n={record['n']}", *record["flags"]])
 
 
 def _name(curve: Curve, source: Source, resize: int) -> str:

@@ -63,7 +63,7 @@ def restricted_decisions(
     Args:
       logits: [N, 1000].
       labels: [N], each one of ``classes``: 0 to 999, not a position in the list.
-      classes: ``imagenet_a_classes()`` or ``imagenet_r_classes()``.
+      classes: ``restricted_classes("a")`` or ``restricted_classes("r")``.
 
     Returns:
       int [N]: 0 to 999.
@@ -209,15 +209,9 @@ def class_words(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @functools.cache
-def imagenet_a_classes() -> tuple[int, ...]:
-    """The 200 ImageNet indices of ImageNet-A, ascending (Hendrycks' eval.py; F)."""
-    return _indices("imagenet_a_indices.csv")
-
-
-@functools.cache
-def imagenet_r_classes() -> tuple[int, ...]:
-    """The 200 ImageNet indices of ImageNet-R, ascending (Hendrycks' eval.py; F)."""
-    return _indices("imagenet_r_indices.csv")
+def restricted_classes(variant: str) -> tuple[int, ...]:
+    """The 200 ImageNet indices of ImageNet-"a" or -"r", ascending (Hendrycks' eval.py; F)."""
+    return tuple(int(row["imagenet_index"]) for row in _rows(f"imagenet_{variant}_indices.csv"))
 
 
 @functools.cache
@@ -228,10 +222,6 @@ def conflict_classes() -> dict[str, tuple[int, ...]]:
         name = row["class_name"]
         classes[name] = (*classes.get(name, ()), int(row["imagenet_index"]))
     return classes
-
-
-def _indices(name: str) -> tuple[int, ...]:
-    return tuple(int(row["imagenet_index"]) for row in _rows(name))
 
 
 def _rows(name: str) -> list[dict[str, str]]:

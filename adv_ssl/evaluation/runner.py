@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from adv_ssl.evaluation import class_order, rules
 from adv_ssl.evaluation.corrupted import corrupted
 from adv_ssl.evaluation.images import SHOWN, opened, prepared, resize_of
 from adv_ssl.evaluation.predict import Model, Predictions, predict
-from adv_ssl.evaluation.scores import wilson
+from adv_ssl.evaluation.scores import sentence, wilson
 from adv_ssl.evaluation.suites import SUITES, Row, Scored, top1
 from adv_ssl.files import read_json, write_arrays, write_json
 
@@ -35,14 +35,6 @@ class Options:
     seed: int  # of the corruptions that are made on the fly
     images: int | None = None  # the first so many of each set; None: all
     corrupted: pathlib.Path | None = None  # where images corrupted on the fly are kept
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size={self.batch_size}: must be 1 or more.")
-        if self.images is not None and self.images < 1:
-            raise UserError(f"--images={self.images}: must be 1 or more.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed={self.seed}: must be from 0 to {2**32 - 1}.")
 
 
 def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> list[Record]:
@@ -260,15 +252,3 @@ def _mean(dataset: str, metric: str, rows: Sequence[Record | None], of: str) -> 
         "seconds": round(sum(row.get("seconds", 0.0) for row in scored), 2),
         "flags": [] if whole else ["over samples"],
     }
-
-
-def sentence(record: Mapping[str, Any]) -> str:
-    """A record for the log."""
-    if record["value"] is None:
-        return f"{record['dataset']}: missing: {record['missing']}"
-    low, high = record["ci95"]
-    text = f"{record['dataset']}: {record['metric']} {record['value']:.2%} [{low:.2%}, {high:.2%}]"
-    text += f", n={record['n']}"
-    if "images_per_second" in record:
-        text += f", {record['images_per_second']:.0f} images/s, input {record['input_wait']:.0%}"
-    return "; ".join([text, *record.get("flags", [])])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from adv_ssl.data.sources import Source
 from adv_ssl.evaluation.predict import classifier
 from adv_ssl.keys import named
 from adv_ssl.models.vit import Architecture
+from adv_ssl.names import search_name, threat
 from adv_ssl.preemption import stop_if_asked
 from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
 from adv_ssl.task import Batch, PyTree, pixels
@@ -41,12 +43,11 @@ def attacked(
 
     An image's noise depends on ``key`` and its ``index`` in the set alone, not on the batch.
     """
-    with jax.default_matmul_precision("float32"):
-        if attack is None:
-            return _attacked(architecture, None, 0.0, params, batch, key)
-        # The radius is an argument of the compiled function: a curve over radii compiles once.
-        shape = dataclasses.replace(attack, epsilon=1.0)
-        return _attacked(architecture, shape, attack.epsilon, params, batch, key)
+    if attack is None:
+        return _attacked(architecture, None, 0.0, params, batch, key)
+    # The radius is an argument of the compiled function: a curve over radii compiles once.
+    shape = dataclasses.replace(attack, epsilon=1.0)
+    return _attacked(architecture, shape, attack.epsilon, params, batch, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -128,17 +129,15 @@ def score(
     }
 
 
-def sentence(record: dict[str, Any]) -> str:
+def sentence(record: Mapping[str, Any]) -> str:
     """A record for the log."""
-    attack = record["attack"]
-    under = (
-        "clean"
-        if attack is None
-        else f"PGD-{attack['steps']} {attack['norm']} {attack['epsilon']:g}"
-    )
-    low, high = record["ci95"]
+    if record["value"] is None:
+        return f"{record['dataset']}: missing: {record['missing']}"
+    attack, (low, high) = record["attack"], record["ci95"]
+    under = f"{search_name(attack)} {threat(attack)}" if attack else "clean"
+    stage = f"{record['stage']}: " if "stage" in record else ""
     text = (
-        f"{record['stage']}: {record['dataset']}, {under}: top-1 {record['value']:.2%} "
+        f"{stage}{record['dataset']}, {under}: {record['metric']} {record['value']:.2%} "
         f"[{low:.2%}, {high:.2%}], n={record['n']}, {record['seconds']:.1f} s"
     )
-    return "; ".join([text, *record["flags"]])
+    return "; ".join([text, *record.get("flags", [])])

@@ -108,9 +108,9 @@ IMAGENET = (
     Row("real", "imagenet2012_real:1.0.0", "validation", 50_000, True, _real, labels=REAL),
     Row("v2", "imagenet_v2/matched-frequency:3.0.0", "test", 10_000, True, top1),
     Row("a", "imagenet_a:0.1.0", "test", 7_500, True,
-        functools.partial(_restricted, rules.imagenet_a_classes()), among=200),
+        functools.partial(_restricted, rules.restricted_classes("a")), among=200),
     Row("r", "imagenet_r:0.2.0", "test", 30_000, True,
-        functools.partial(_restricted, rules.imagenet_r_classes()), among=200),
+        functools.partial(_restricted, rules.restricted_classes("r")), among=200),
     Row("sketch", "imagenet_sketch:1.0.0", "test", 50_889, True, top1),
     # These are 224 pixels already: never a second crop (F, F2).
     Row(*_STIMULI, _conflict, labels=SHAPE_AND_TEXTURE),

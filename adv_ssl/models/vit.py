@@ -162,19 +162,9 @@ class Mlp(nn.Module):
         return Dense(tokens.shape[-1], self.dtype, name="fc2")(hidden)
 
 
-class DropPath(nn.Module):
-    """Drops a whole residual branch, image by image, and scales the kept ones by 1/keep (B13)."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, branch: Array, deterministic: bool) -> Array:
-        if deterministic or self.rate == 0.0:
-            return branch
-        keep = jax.random.bernoulli(
-            self.make_rng("drop_path"), 1 - self.rate, (branch.shape[0], *[1] * (branch.ndim - 1))
-        )
-        return (branch.astype(jnp.float32) * keep / (1 - self.rate)).astype(branch.dtype)
+def drop_path(rate: float, name: str | None = None) -> nn.Dropout:
+    """Drops a whole residual branch [B, N, D], image by image; the kept ones times 1/keep (B13)."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), rng_collection="drop_path", name=name)
 
 
 class Block(nn.Module):
@@ -190,10 +180,14 @@ class Block(nn.Module):
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)  # B2
 
+        def dropped(branch: Array, name: str) -> Array:
+            kept = drop_path(self.drop_path, name)(branch.astype(jnp.float32), deterministic)
+            return kept.astype(branch.dtype)
+
         mixed = Attention(self.heads, self.dtype, name="attn")(norm("norm1")(tokens))
-        tokens = tokens + DropPath(self.drop_path, name="drop_path1")(mixed, deterministic)
+        tokens = tokens + dropped(mixed, "drop_path1")
         hidden = Mlp(self.mlp, self.dtype, name="mlp")(norm("norm2")(tokens))
-        return tokens + DropPath(self.drop_path, name="drop_path2")(hidden, deterministic)
+        return tokens + dropped(hidden, "drop_path2")
 
 
 def block_of(remat: bool) -> type[Block]:

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from adv_ssl.errors import UserError
 from adv_ssl.evaluation.rules import VARIANTS
 from adv_ssl.recipes import METHODS, THREATS, paper
 
@@ -166,19 +165,8 @@ def run_name(scale: str, model: Model, seed: int) -> str:
 
 @functools.cache
 def cells(scale: str) -> tuple[Cell, ...]:
-    """Every cell, each after the one it needs.
-
-    Raises:
-      UserError: there is no such scale.
-    """
-    return tuple(_cells(scale, get(scale)))
-
-
-def get(scale: str) -> Scale:
-    """The scale of that name; UserError where there is none."""
-    if scale not in SCALES:
-        raise UserError(f"--scale={scale}: choose from {', '.join(SCALES)}.")
-    return SCALES[scale]
+    """Every cell of a scale, each after the one it needs."""
+    return tuple(_cells(scale, SCALES[scale]))
 
 
 def _cells(name: str, scale: Scale) -> Iterator[Cell]:

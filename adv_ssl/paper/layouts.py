@@ -65,7 +65,7 @@ class Layout(NamedTuple):
 
 def layouts(name: str, exhibits: Exhibits) -> dict[str, Layout]:
     """All exhibits at a scale; ``exhibits`` are ours, whose best radii Figures 2 and 3 show."""
-    scale = grid.get(name)
+    scale = grid.SCALES[name]
     places = _Places(name, scale, exhibits.chosen)
     made = [_figure1(scale, places), _figure2(scale, places), _figure3(scale, places),
             _figure5(scale, exhibits, places)]  # fmt: skip

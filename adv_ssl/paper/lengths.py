@@ -49,7 +49,7 @@ def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
 
 def _followed(scale: str) -> grid.Scale:
     """Any of the longer ones: they differ in steps alone."""
-    return grid.get(next(iter(grid.LONGER[scale])))
+    return grid.SCALES[next(iter(grid.LONGER[scale]))]
 
 
 def _lengths(scale: str) -> Mapping[str, int]:

@@ -17,10 +17,9 @@ from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically, write_csv
 from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.names import axis, radius
-from adv_ssl.paper import figures, grid, judgements, kept, lengths, prices, runner, tables
+from adv_ssl.paper import figures, grid, kept, lengths, prices, runner, tables, verdicts
 from adv_ssl.paper.exhibits import BASELINE, Exhibits, Score, paper
 from adv_ssl.paper.figures import Line, Sheet
-from adv_ssl.paper.judgements import Judged
 from adv_ssl.paper.layouts import (
     GROUPS,
     MISSING,
@@ -34,7 +33,7 @@ from adv_ssl.paper.layouts import (
     signed,
 )
 from adv_ssl.paper.store import Record, Store, collect
-from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED
+from adv_ssl.paper.verdicts import FAILS, HOLDS, UNDECIDED, Judged
 from adv_ssl.recipes import METHODS
 
 SELECTED = {
@@ -69,9 +68,9 @@ def write(
     ``folder``, if not by its path.
 
     Raises:
-      UserError: there is no such scale, it has no page of its own, or ``out`` cannot be a folder.
+      UserError: the scale has no page of its own, or ``out`` cannot be a folder.
     """
-    options = grid.get(scale)
+    options = grid.SCALES[scale]
     if base := next((name for name, longer in grid.LONGER.items() if scale in longer), None):
         raise UserError(f"--scale={scale} follows {base} up: the page of --scale={base} shows it.")
     if selection == "held_out" and not options.held_out:
@@ -87,10 +86,10 @@ def write(
         raise UserError(
             f"--out={out} cannot be written to ({error.strerror}): name another folder."
         ) from None
-    judged = judgements.judged(study.theirs, ours)
+    judged = verdicts.judged(study.theirs, ours)
     cells = grid.cells(scale)
     missing = [cell for cell in cells if not runner.done(cell, folder)]
-    sections = {"Claims": judgements.section(judged, comparable, out)}
+    sections = {"Claims": verdicts.section(judged, comparable, out)}
     for layout in layouts(scale, ours.whole).values():
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
     if options.held_out:
@@ -145,7 +144,7 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
 
 def _shown(name: str, study: Study) -> str:
     """What of ours an exhibit shows."""
-    chosen, scale = study.ours.whole.chosen, grid.get(study.scale)
+    chosen, scale = study.ours.whole.chosen, grid.SCALES[study.scale]
     if name == "figure1":
         decay = "its best decay" if scale.swept is None else f"decay {scale.swept:g}"
         return f" Each radius of ours has {decay}."
@@ -187,14 +186,14 @@ def _draw(side: _Side) -> Figure | None:
     """None where there is no number for a curve."""
     layout, scores = side.layout, getattr(side.exhibits, side.layout.name)
     if layout.name == "figure1":
-        of_scale = grid.get(side.scale).radii.items()
+        of_scale = grid.SCALES[side.scale].radii.items()
         radii = {
             threat: sorted({e for (_, t), epsilons in of_scale if t == threat for e in epsilons})
             for threat in figures.PANELS
         }
         return figures.radius_curves(scores, radii, side.line) if scores else None
     if layout.name == "figure5":
-        return _robust(layout, scores, grid.get(side.scale).robust[1]) if scores else None
+        return _robust(layout, scores, grid.SCALES[side.scale].robust[1]) if scores else None
     values = [[_value(scores, layout.key(row.key, column.key)) for column in layout.columns]
               for row in layout.rows]  # fmt: skip
     return figures.sheet(
@@ -313,9 +312,9 @@ def _headline(judged: Judged, study: Study, cells: int, missing: Sequence[grid.C
         f"{cells - len(missing)} of {cells} cells of the grid are done, "
         f"with {len(study.store.records)} scores. "
     ]
-    for whose, verdicts in (("the paper's", [t for _, t, _ in judged]),
-                            ("our", [o for _, _, o in judged])):  # fmt: skip
-        counts = Counter(verdict.verdict for verdict in verdicts)
+    for whose, found in (("the paper's", [t for _, t, _ in judged]),
+                         ("our", [o for _, _, o in judged])):  # fmt: skip
+        counts = Counter(verdict.verdict for verdict in found)
         told = f"{counts[HOLDS]} hold, {counts[FAILS]} fail, {counts[UNDECIDED]} are undecided"
         parts.append(f"Of the {len(judged)} claims, on {whose} numbers, {told}. ")
     if not study.comparable:

@@ -21,7 +21,7 @@ SPEEDS = {
 def flops(cell: Cell) -> float:
     """FLOPs of the matrix products of a cell's training."""
     name, method, threat, *_ = cell.name.split("/")
-    scale = grid.get(name)
+    scale = grid.SCALES[name]
     if cell.kind not in ("pretrain", "finetune"):
         return 0.0
     stages = [("finetune", "nominal")]
@@ -36,12 +36,12 @@ def flops(cell: Cell) -> float:
 
 def hours(cells: Iterable[Cell], scale: str) -> float:
     """Hours of what ``unit`` says."""
-    return sum(map(flops, cells)) / SPEEDS[grid.get(scale).recipe][1] / 3600
+    return sum(map(flops, cells)) / SPEEDS[grid.SCALES[scale].recipe][1] / 3600
 
 
 def unit(scale: str) -> str:
     """What the hours are of."""
-    return SPEEDS[grid.get(scale).recipe][0]
+    return SPEEDS[grid.SCALES[scale].recipe][0]
 
 
 @functools.cache

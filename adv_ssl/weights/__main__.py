@@ -23,23 +23,21 @@ from adv_ssl.weights.layouts import Row
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "import: folder for the checkpoint, a new one.")
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "import: pixels a side that position embeddings are made to fit."
+    "image_size",
+    None,
+    "import: pixels a side that position embeddings are made to fit.",
+    lower_bound=1,
 )
-_HEADS = flags.DEFINE_integer("heads", None, "import: attention heads, if not width / 64.")
+_HEADS = flags.DEFINE_integer(
+    "heads", None, "import: attention heads, if not width / 64.", lower_bound=1
+)
 _MEAN = flags.DEFINE_list("mean", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
 _STD = flags.DEFINE_list("std", None, "import: R,G,B of pixels in [0, 1]; default ImageNet's.")
 _USAGE = "import PATH --workdir=DIR, or export STAGE PATH"
 
 
 def _options() -> transfer.Options:
-    def numbers(name: str, words: list[str] | None) -> tuple[float, ...] | None:
-        try:
-            return None if words is None else tuple(float(word) for word in words)
-        except ValueError:
-            raise UserError(f"--{name}={','.join(words or [])}: expected numbers.") from None
-
-    mean, std = numbers("mean", _MEAN.value), numbers("std", _STD.value)
-    return transfer.Options(_IMAGE_SIZE.value, _HEADS.value, mean, std)
+    return transfer.Options(_IMAGE_SIZE.value, _HEADS.value, _MEAN.value, _STD.value)
 
 
 def _import(path: pathlib.Path) -> None:

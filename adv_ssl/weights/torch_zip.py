@@ -61,14 +61,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Dict(dict[str, Any]):
-    """An OrderedDict without what was set on it beside its items, as torch's _metadata."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _Options:
-    """In the place of the options that MAE's training saves beside the model: they are not read."""
+    """In the place of an OrderedDict, without torch's _metadata that is set on it, and of the
+    options that MAE's training saves beside the model, which are not read.
+    """
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -93,10 +88,8 @@ class _Unpickler(pickle.Unpickler):
         """One of the names that tensors are made of. UserError: any other."""
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        if (module, name) == ("collections", "OrderedDict"):
+        if (module, name) in (("collections", "OrderedDict"), ("argparse", "Namespace")):
             return _Dict
-        if (module, name) == ("argparse", "Namespace"):
-            return _Options
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild
         self._refuse(f"{module}.{name}")

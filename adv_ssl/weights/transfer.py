@@ -26,18 +26,8 @@ class Options:
 
     image_size: int | None = None  # pixels a side that positions are to be for
     heads: int | None = None
-    mean: tuple[float, ...] | None = None  # of pixels in [0, 1], red, green, blue
-    std: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value is not None:
-                _rgb(f"--{name}", value)
-        for name in ("image_size", "heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name}={value}: must be 1 or more.")
+    mean: Sequence[float | str] | None = None  # of pixels in [0, 1], red, green, blue
+    std: Sequence[float | str] | None = None
 
 
 def import_weights(
@@ -149,7 +139,7 @@ def _normalisation(
         if value is None:
             value = default
             made.notes.append(f"{name} of pixels {', '.join(f'{v:g}' for v in value)}: assumed")
-        values.append(_rgb(f"its {name}", value))
+        values.append(_rgb(f"its {name}" if getattr(options, name) is None else f"--{name}", value))
     return values[0], values[1]
 
 
