@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from adv_ssl import figures, gallery, metrics, provenance
+from adv_ssl.evaluation.page import curves, robust_panels
 from adv_ssl.files import read_arrays, write_atomically
 from adv_ssl.markup import TIMES, Html, document, image, join, table, tag
-from adv_ssl.names import METHOD_TITLES, NORMS, axis, radius, search_name, threat
+from adv_ssl.names import METHOD_TITLES, NORMS, radius, search_name, threat
 from adv_ssl.recipes.values import FLAGS
 
 NAME = "report.html"
@@ -175,35 +176,12 @@ def _scores(path: pathlib.Path) -> Html:
 
 
 def _robust_accuracy(path: pathlib.Path) -> Html:
-    curves = _curves(_top1(path))
-    if not curves:
+    found = curves(_top1(path), lambda r: f"{r['dataset']}, {r['stage']}, step {r['step']}")
+    if not found:
         return tag("p", "no attack evaluated", class_="missing")
-    images = []
-    for norm, named in curves.items():
-        drawn = figures.robust_accuracy(named, axis(norm))
-        name = f"robust_accuracy_{norm}"
-        images.append(image(path.parent / "figures", name, drawn, f"Top-1 over {axis(norm)}"))
     note = "Top-1 with 95% intervals. Radius 0 is clean; of several attacks of a radius, the worst."
-    return join(tag("div", *images, class_="wide panels"), tag("p", note, class_="note"))
-
-
-def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
-    """Norm -> name of a curve -> its points (radius, value, low, high), the clean one first."""
-    origins = {f"{r['dataset']}, {r['stage']}, step {r['step']}" for r in records}
-    curves: dict[str, dict[str, list[list[float]]]] = {}
-    for norm in dict.fromkeys(r["attack"]["norm"] for r in records if r["attack"]):
-        for origin in sorted(origins):
-            worst: dict[float, list[float]] = {}
-            for r in records:
-                attack = r["attack"] or {"norm": norm, "epsilon": 0.0}
-                own = f"{r['dataset']}, {r['stage']}, step {r['step']}" == origin
-                if own and attack["norm"] == norm:
-                    at = attack["epsilon"] * (255 if norm == "linf" else 1)
-                    point = [at, r["value"], *r["ci95"]]
-                    worst[at] = min(worst.get(at, point), point)
-            if any(worst):  # a clean score alone, of radius 0, is no curve
-                curves.setdefault(norm, {})[origin] = [worst[at] for at in sorted(worst)]
-    return curves
+    panels = robust_panels(found, path.parent / "figures")
+    return join(panels, tag("p", note, class_="note"))
 
 
 def _top1(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -165,17 +165,7 @@ def run(
                 writer.write(done, values)
             _log.info(_progress(name, done, steps, values, clock.left(done - start, steps - done)))
             if values["bad_steps"] >= MAX_BAD_STEPS:
-                loss, kept = float(metrics["loss"]), checkpoints.latest()
-                saved = (
-                    f"in {checkpoints.folder} is step {kept}"
-                    if kept is not None
-                    else "nothing was saved"
-                )
-                raise TrainingError(
-                    f"{name}: the last {values['bad_steps']:.0f} steps up to step {done} were not "
-                    f"finite (loss {loss}); {saved}. Lower config.{name}.optimizer.lr, or look at "
-                    f"the batches, {checkpoints.folder.parent}/skipped_*.npz."
-                )
+                raise _hopeless(name, done, float(metrics["loss"]), checkpoints)
         if done % save_every == 0:
             checkpoints.save(state)
         if leave(preemption.asked()):
@@ -185,6 +175,16 @@ def run(
         _keep_if_skipped(checkpoints.folder.parent, steps, *before)
     checkpoints.save(state, wait=True)
     return state
+
+
+def _hopeless(name: str, done: int, loss: float, checkpoints: Checkpoints) -> TrainingError:
+    folder, kept = checkpoints.folder, checkpoints.latest()
+    saved = "nothing was saved" if kept is None else f"in {folder} is step {kept}"
+    return TrainingError(
+        f"{name}: the last {MAX_BAD_STEPS} steps or more up to step {done} were not finite (loss "
+        f"{loss}); {saved}. Lower config.{name}.optimizer.lr, or look at the batches, "
+        f"{folder.parent}/skipped_*.npz."
+    )
 
 
 def _keep_if_skipped(folder: pathlib.Path, step: int, metrics: Aux, batch: Batch) -> None:

@@ -1,14 +1,12 @@
 """AutoAttack here and in torchattacks, on one ViT: robust accuracy and time per attack.
 
     python -m benchmarks.autoattack --weights=DIR/finetune [--norm=linf] [--images=500]
-    python -m benchmarks.autoattack [--norm=l2] [--alone]
+    python -m benchmarks.autoattack --weights=runs/demo/finetune --data=digits --epsilon=0.03
 
-Needs torch, timm and torchattacks (beside the package). With --weights it is a classifier of
-CIFAR-10, L-inf 4/255 or L2 0.5, on the first test images; without it is a small ViT that is trained
-against PGD on scikit-learn's digits first, in a minute or two. timm's ViT gets the same weights.
-Each attack runs in turn on the images that still stand, and with --alone also on all images that
-are right without an attack. Times are in CPU seconds of all threads, which other work on the
-machine changes least, and in seconds; --threads is torch's.
+Needs torch, timm and torchattacks (beside the package). --weights is a classifier of CIFAR-10, or
+of --data, attacked on the first test images; timm's ViT gets the same weights. Each attack runs in
+turn on the images that still stand. Times are in CPU seconds of all threads, which other work on
+the machine changes least, and in seconds; --threads is torch's.
 """
 
 import argparse
@@ -22,24 +20,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 import torchattacks
 from flax.traverse_util import flatten_dict
-from sklearn.datasets import load_digits
 from timm.models.vision_transformer import VisionTransformer
 
-from adv_ssl.attacks import pgd
 from adv_ssl.data import sources
 from adv_ssl.data.transforms import eval_crop
 from adv_ssl.evaluation import predict
 from adv_ssl.evaluation.predict import classifier
 from adv_ssl.models.vit import MEAN, STD, Architecture
 from adv_ssl.robustness.autoattack import ATTACKS, CLEAN, STANDS, Budget, Verdict, autoattack
-from adv_ssl.robustness.losses import cross_entropy
 from adv_ssl.weights.layouts import to_timm
 from benchmarks import timing
-from benchmarks.steps import random_classifier
 
 PyTree = Any
 
@@ -54,48 +47,13 @@ class Bench(NamedTuple):
     epsilon: float
 
 
-def cifar10(weights: pathlib.Path, norm: str, images: int) -> Bench:
-    """A trained classifier on the first test images of CIFAR-10."""
-    model, source = predict.load(weights), sources.load("cifar10:3.0.2", "test", "").first(images)
+def bench(weights: pathlib.Path, data: str, epsilon: float, images: int) -> Bench:
+    """A trained classifier on the first images of a test set."""
+    model, source = predict.load(weights), sources.load(data, "test", "").first(images)
     size = model.architecture.image_size
     x = np.stack([eval_crop(record["image"], 0, size) for record in source.records])
     labels = np.array([record["label"] for record in source.records], np.int32)
-    epsilon = {"linf": 4 / 255, "l2": 0.5}[norm]
     return Bench(model.architecture, model.params, x.astype(np.float32) / 255, labels, epsilon)
-
-
-def digits(norm: str, images: int) -> Bench:
-    """A small ViT, trained on 1,437 digits to be attacked on the first of the others."""
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.images))
-    grey = data.images[order].astype(np.float32) / 16
-    x, y = np.repeat(grey[..., None], 3, -1), data.target[order].astype(np.int32)
-    architecture, epsilon = Architecture(8, 2, 32, 2, 2, 64), {"linf": 0.06, "l2": 0.6}[norm]
-    params = train(architecture, norm, epsilon, x[360:], y[360:])
-    return Bench(architecture, params, x[:360][:images], y[:360][:images], epsilon)
-
-
-def train(
-    architecture: Architecture, norm: str, epsilon: float, x: np.ndarray, y: np.ndarray
-) -> PyTree:
-    """Weights of a ViT that is trained against PGD with five steps."""
-    classify, steps = classifier(architecture), 800
-    params = random_classifier(architecture, 10)
-    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0, 2e-3, 50, steps))
-
-    @jax.jit
-    def step(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, key: jax.Array) -> Any:
-        search = pgd(norm, epsilon, 5, 0.4)
-        x_adv, _ = search(lambda x: cross_entropy(classify(params, x), y), x, key)
-        slopes = jax.grad(lambda p: cross_entropy(classify(p, x_adv), y).mean())(params)
-        updates, state = optimizer.update(slopes, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state, rng = optimizer.init(params), np.random.default_rng(0)
-    for i in range(steps):
-        rows = rng.integers(0, len(x), 64)
-        params, state = step(params, state, x[rows], y[rows], jax.random.key(i))
-    return params
 
 
 class TorchViT(torch.nn.Module):
@@ -157,10 +115,8 @@ def fallen(
     return broken, clock() - began
 
 
-def compare(
-    bench: Bench, norm: str, batch_size: int, queries: int, by_themselves: bool
-) -> dict[str, Any]:
-    """The figures of both, in turn and, ``by_themselves``, alone."""
+def compare(bench: Bench, norm: str, batch_size: int, queries: int) -> dict[str, Any]:
+    """The figures of both, one attack after another."""
     x, y, epsilon = bench.images, bench.labels, bench.epsilon
     model = TorchViT(bench.architecture, bench.params).eval()
     classify = classifier(bench.architecture)
@@ -175,7 +131,7 @@ def compare(
         norm=norm, epsilon=epsilon, batch_size=batch_size, budget=Budget(queries=queries),
     )  # fmt: skip
     options = {"norm": norm, "epsilon": epsilon, "queries": queries}
-    compiling = [timed(alone(ours, x, name, epsilon=100.0)) for name in ATTACKS]  # no steps made
+    compiling = [timed(alone(ours, x, name)) for name in ATTACKS]
     clean, *verdicts = timed(ours)
     standing = clean[0].robust
     figures: dict[str, Any] = {
@@ -190,30 +146,14 @@ def compare(
         line = row(verdict.robust, spent, standing, their_time)
         figures["in turn"][name] = line | {"cpu_compiling": round(float(compiled[0]), 1)}
         show(name, line)
-    if by_themselves:
-        rows = np.flatnonzero(clean[0].robust)
-        figures["alone"] = {}
-        for name in ATTACKS:
-            ((verdict, spent),) = timed(alone(ours, x, name, broken_by=clean[0].broken_by))
-            broken, their_time = fallen(name, model, x[rows], y[rows], batch_size, **options)
-            standing = clean[0].robust
-            standing[rows[broken]] = False
-            figures["alone"][name] = row(verdict.robust, spent, standing, their_time)
-            show(f"{name} alone", figures["alone"][name])
     return figures
 
 
-def alone(
-    ours: Callable[..., Any],
-    x: np.ndarray,
-    name: str,
-    broken_by: np.ndarray | None = None,
-    **options: Any,
-) -> Callable[[], Any]:
-    """One attack of ours, as if the others were done already and had broken nothing."""
+def alone(ours: Callable[..., Any], x: np.ndarray, name: str) -> Callable[[], Any]:
+    """One attack of ours, at a radius where no step is made, as if the others were done already."""
     skipped = (CLEAN, *(other for other in ATTACKS if other != name))
-    fell = np.full(len(x), STANDS, "<U8") if broken_by is None else broken_by
-    return functools.partial(ours, verdict=Verdict(skipped, fell, x), **options)
+    stands = Verdict(skipped, np.full(len(x), STANDS, "<U8"), x)
+    return functools.partial(ours, verdict=stands, epsilon=100.0)
 
 
 def row(
@@ -260,20 +200,19 @@ def show(name: str, line: Mapping[str, float]) -> None:
 def main() -> None:
     """Prints a table, then the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--weights", type=pathlib.Path, help="folder of a stage, of CIFAR-10")
+    parser.add_argument("--weights", type=pathlib.Path, required=True, help="folder of a stage")
+    parser.add_argument("--data", default="cifar10:3.0.2", help="of its test split")
     parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
+    parser.add_argument("--epsilon", type=float, help="by default 4/255 in L-inf, 0.5 in L2")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--queries", type=int, default=Budget().queries, help="of Square")
-    parser.add_argument("--alone", action="store_true", help="each attack also by itself")
     parser.add_argument("--batch_size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.weights:
-        bench = cifar10(args.weights, args.norm, args.images)
-    else:
-        bench = digits(args.norm, args.images)
-    figures = compare(bench, args.norm, args.batch_size, args.queries, args.alone)
+    epsilon = args.epsilon or {"linf": 4 / 255, "l2": 0.5}[args.norm]
+    made = bench(args.weights, args.data, epsilon, args.images)
+    figures = compare(made, args.norm, args.batch_size, args.queries)
     print(json.dumps(figures, indent=1))
 
 

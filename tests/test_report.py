@@ -14,6 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from adv_ssl import figures, report
+from adv_ssl.evaluation.page import curves as curves_of
 from adv_ssl.markup import tag
 
 CONFIG: dict[str, Any] = {
@@ -305,7 +306,8 @@ def test_nothing_scored_yet_and_only_a_clean_score(tmp_path: pathlib.Path) -> No
 
 
 def test_a_curve_takes_the_worst_attack_of_a_radius() -> None:
-    curves = report._curves([record(*s) for s in [*SCORES, ("l2", 0.5, 0.7), ("l2", 0.5, 0.9)]])
+    records = [record(*s) for s in [*SCORES, ("l2", 0.5, 0.7), ("l2", 0.5, 0.9)]]
+    curves = curves_of(records, lambda r: r["dataset"])
     (l2,), (linf,) = curves["l2"].values(), curves["linf"].values()
     assert [point[:2] for point in l2] == [[0, 0.972], [0.25, 0.914], [0.5, 0.7], [1.0, 0.531]]
     assert [round(point[0]) for point in linf] == [0, 8, 16]

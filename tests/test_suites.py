@@ -493,20 +493,18 @@ def test_a_suite_and_robust_accuracy_of_fewer_images_share_a_folder(tmp_path, mo
     ]  # fmt: skip
 
 
-def test_a_curve_is_of_one_number_of_images_and_its_radii_go_up(tmp_path, monkeypatch):
+def test_a_curve_is_of_one_number_of_images_and_its_radii_go_up():
     def record(n, epsilon):
         attack = epsilon and {"name": "pgd", "norm": "l2", "epsilon": epsilon}
         value = n / 100 - epsilon
         return {"dataset": "d", "value": value, "ci95": [0, 1], "n": n, "attack": attack}
 
-    drawn = {}
-    monkeypatch.setattr(page.figures, "robust_accuracy", lambda curves, _: drawn.update(curves))
-    monkeypatch.setattr(page, "image", lambda *_: "")
     asked = ((50, 0.0), (50, 0.25), (20, 0.0), (20, 0.1), (50, 0.125))
-    page._curves([record(*pair) for pair in asked], tmp_path)
-    assert {name: [point[:2] for point in points] for name, points in drawn.items()} == {
-        "d, pgd, 50 images": [[0, 0.5], [0.125, 0.375], [0.25, 0.25]],
-        "d, pgd, 20 images": [[0, 0.2], [0.1, pytest.approx(0.1)]],
+    records = [record(*pair) for pair in asked]
+    found = page.curves(records, lambda r: f"{r['n']} images", lambda attack: attack["name"])
+    assert {name: [point[:2] for point in points] for name, points in found["l2"].items()} == {
+        "50 images, pgd": [[0, 0.5], [0.125, 0.375], [0.25, 0.25]],
+        "20 images, pgd": [[0, 0.2], [0.1, pytest.approx(0.1)]],
     }
 
 

@@ -1,7 +1,7 @@
 """The page of an evaluation: scores with intervals, what is missing, what was got wrong."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adv_ssl import figures, provenance
@@ -24,7 +24,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         mine = [r for r in records if r["suite"] == suite]
         sections[f"Suite {suite}"] = _scores(mine)
         if suite == "robust":
-            sections["Robust curve"] = _curves(mine, workdir / "figures")
+            found = curves(mine, lambda r: ", ".join(_images(r)), lambda attack: attack["name"])
+            sections["Robust curve"] = robust_panels(found, workdir / "figures")
         if any(_is_cell(r) for r in mine):
             sections[f"Corruptions, {suite}"] = _cells(mine)
     ladders = sorted((workdir / "robust").glob("doubts_*.json"))
@@ -109,22 +110,39 @@ def _under(attack: Mapping[str, Any] | None) -> str:
     return f"{attack['name']}, {threat(attack)} ({effort})"
 
 
-def _curves(records: Sequence[Record], folder: pathlib.Path) -> Html:
-    """Top-1 against radius, a picture for each norm, a curve for each set and attack."""
+def curves(
+    records: Sequence[Record],
+    images: Callable[[Record], str],
+    search: Callable[[Mapping[str, Any]], str] = lambda attack: "",
+) -> dict[str, dict[str, list[list[float]]]]:
+    """Norm -> name of a curve -> its points (radius, value, low, high), the clean one first; of
+    several attacks of one name and radius the worst.
+
+    A name is ``images``, which a record is of, and the words on its attack, ``search``.
+    """
+    worst: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for r in records:
+        if not r["attack"]:
+            continue
+        norm, name = r["attack"]["norm"], ", ".join(filter(None, (images(r), search(r["attack"]))))
+        points = worst.setdefault(norm, {}).setdefault(name, {})
+        for one in (r, *(c for c in records if not c["attack"] and images(c) == images(r))):
+            at = one["attack"]["epsilon"] * (255 if norm == "linf" else 1) if one["attack"] else 0.0
+            point = [at, one["value"], *one["ci95"]]
+            points[at] = min(points.get(at, point), point)
+    return {
+        norm: {name: [points[at] for at in sorted(points)] for name, points in named.items()}
+        for norm, named in worst.items()
+    }
+
+
+def robust_panels(
+    found: Mapping[str, Mapping[str, list[list[float]]]], folder: pathlib.Path
+) -> Html:
+    """Top-1 against radius: a picture for each norm of ``curves``."""
     drawings = []
-    for norm in dict.fromkeys(r["attack"]["norm"] for r in records if r["attack"]):
-        scale = 255 if norm == "linf" else 1
-        curves: dict[str, list[list[float]]] = {}
-        for r in records:
-            if r["attack"] and r["attack"]["norm"] == norm:
-                clean = next(c for c in records if not c["attack"] and _images(c) == _images(r))
-                points = curves.setdefault(
-                    ", ".join([r["dataset"], r["attack"]["name"], *_images(r)[1:]]),
-                    [[0.0, clean["value"], *clean["ci95"]]],
-                )
-                points.append([r["attack"]["epsilon"] * scale, r["value"], *r["ci95"]])
-        curves = {name: sorted(points) for name, points in curves.items()}
-        drawn = figures.robust_accuracy(curves, axis(norm))
+    for norm, named in found.items():
+        drawn = figures.robust_accuracy(named, axis(norm))
         drawings.append(image(folder, f"robust_{norm}", drawn, f"Top-1 over {axis(norm)}"))
     return tag("div", *drawings, class_="wide panels")
 

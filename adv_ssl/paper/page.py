@@ -120,18 +120,11 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
     """The paper's picture, ours, both number by number, and all of it as a CSV file."""
     name, title = layout.name, TITLES[layout.name][1]
     printed = layouts("imagenet", study.theirs)[name]
-    pictures = []
-    for side in (
-        _Side("The paper's", "paper", printed, study.theirs, "imagenet",
-              _band(study.theirs), "it is an image, and the text has none"),
-        _Side("Ours", "ours", layout, study.ours.whole, study.scale,
-              _level(study.ours.whole), "nothing is scored yet"),
-    ):  # fmt: skip
-        drawn = _draw(side)
-        picture = tag("p", f"no numbers: {side.lack}", class_="missing")
-        if drawn:
-            picture = image(out, f"{name}_{side.who}", drawn, f"{TITLES[name][0]}, {side.who}")
-        pictures.append(tag("figure", tag("h3", side.title), picture))
+    norm = grid.SCALES[study.scale].robust[1]
+    pictures = [
+        _picture("paper", printed, study.theirs, _band(study.theirs), norm, out),
+        _picture("ours", layout, study.ours.whole, _level(study.ours.whole), norm, out),
+    ]
     write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
     note = f"Bold is ours, below it the paper's and the difference; {LACKS} {NOTES[name]}"
     return join(
@@ -170,32 +163,36 @@ def _choices(scale: grid.Scale) -> str:
     return ", ".join(f"{'/'.join(map(str, n))} {GROUPS[t]}" for t, n in counts.items())
 
 
-class _Side(NamedTuple):
-    """One of the two pictures of an exhibit."""
-
-    title: str
-    who: str
-    layout: Layout
-    exhibits: Exhibits
-    scale: str
-    line: Line | None  # Figure 1's zero line
-    lack: str  # why there is no picture
+_SIDES = {  # of an exhibit, by whose it is: heading, and why there may be no picture
+    "paper": ("The paper's", "it is an image, and the text has none"),
+    "ours": ("Ours", "nothing is scored yet"),
+}
 
 
-def _draw(side: _Side) -> Figure | None:
+def _picture(
+    who: str, layout: Layout, exhibits: Exhibits, line: Line | None, norm: str, out: pathlib.Path
+) -> Html:
+    """``line`` is the zero line of Figure 1, ``norm`` that of Figure 5."""
+    heading, lack = _SIDES[who]
+    shown = tag("p", f"no numbers: {lack}", class_="missing")
+    if drawn := _draw(layout, getattr(exhibits, layout.name), line, norm):
+        shown = image(out, f"{layout.name}_{who}", drawn, f"{TITLES[layout.name][0]}, {who}")
+    return tag("figure", tag("h3", heading), shown)
+
+
+def _draw(
+    layout: Layout, scores: Mapping[Key, Score], line: Line | None, norm: str
+) -> Figure | None:
     """None where there is no number for a curve."""
-    layout, scores = side.layout, getattr(side.exhibits, side.layout.name)
+    if layout.name in ("figure1", "figure5") and not scores:
+        return None
     if layout.name == "figure1":
-        of_scale = grid.SCALES[side.scale].radii.items()
-        radii = {
-            threat: sorted({e for (_, t), epsilons in of_scale if t == threat for e in epsilons})
-            for threat in figures.PANELS
-        }
-        return figures.radius_curves(scores, radii, side.line) if scores else None
+        radii = {t: [row.key[1] for row in layout.rows if row.key[0] == t] for t in figures.PANELS}
+        return figures.radius_curves(scores, radii, line)
     if layout.name == "figure5":
-        return _robust(layout, scores, grid.SCALES[side.scale].robust[1]) if scores else None
-    values = [[_value(scores, layout.key(row.key, column.key)) for column in layout.columns]
-              for row in layout.rows]  # fmt: skip
+        return _robust(layout, scores, norm)
+    keys = [[layout.key(row.key, column.key) for column in layout.columns] for row in layout.rows]
+    values = [[scores[key].value if key in scores else np.nan for key in row] for row in keys]
     return figures.sheet(
         Sheet(
             [row.label for row in layout.rows],
@@ -234,10 +231,6 @@ def _robust(layout: Layout, scores: Mapping[Key, Score], threat: str) -> Figure:
                 for r, s in points
             ]
     return robust_accuracy(curves, axis(threat))
-
-
-def _value(scores: Mapping[Key, Score], key: Key) -> float:
-    return scores[key].value if key in scores else float("nan")
 
 
 _COLUMNS = ("paper", "ours", "low", "high", "seeds", "difference", "fill")
