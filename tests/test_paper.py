@@ -16,9 +16,12 @@ from conftest import ROOT
 from planted import PAPER, of_the_paper, plant, some
 
 from adv_ssl.errors import UserError
+from adv_ssl.files import write_arrays
 from adv_ssl.paper import (
     claims,
     exhibits,
+    figures,
+    filters,
     grid,
     kept,
     lengths,
@@ -636,6 +639,26 @@ def test_a_small_scale_is_not_set_beside_the_papers_numbers(
     assert {row["paper"] for row in rows} == {""}
     assert sum(row["ours"] != "" for row in rows) == 3
     assert "figure1_ours.png" in {p.name for p in (tmp_path / "out").glob("*.png")}
+
+
+def test_figure_4_has_what_there_is_and_says_what_lacks(tmp_path: pathlib.Path) -> None:
+    some("tiny", tmp_path, "tiny/byol/nominal/seed[01]/gamma0.5")
+    empty = page.write("tiny", tmp_path, tmp_path / "out").read_text()
+    assert "of the first seed that has them: none yet" in empty
+    planted = np.zeros((28, 8, 8, 3)) + np.arange(28)[:, None, None, None] / 27
+    (tmp_path / "tiny/byol/nominal/seed0/gamma0.5/figures").mkdir()
+    (tmp_path / "tiny/byol/nominal/seed0/gamma0.5" / filters.FILE).write_text("damaged")
+    write_arrays(tmp_path / "tiny/byol/nominal/seed1/gamma0.5" / filters.FILE, components=planted)
+    text = page.write("tiny", tmp_path, tmp_path / "out").read_text()
+    assert "BYOL Nominal, seed 1" in text
+    section = text[text.index('id="Figure-4"') : text.index('id="Figure-5"')]
+    assert section.count("--only=") == 11
+    assert "tiny/byol/l2_0.25/seed0/gamma0.5" in section
+    assert (tmp_path / "out/figure4_ours.png").stat().st_size > 0
+    sheet = figures._tiled(planted)
+    assert sheet.shape == (4 * 9 - 1, 7 * 9 - 1, 3)
+    np.testing.assert_allclose(sheet[9:17, 9:17], planted[8])  # second row, second of seven
+    assert np.all(sheet[8] == 1)
 
 
 def test_an_evaluation_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) -> None:

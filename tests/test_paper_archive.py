@@ -6,12 +6,14 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from planted import plant
 
 from adv_ssl.errors import UserError
-from adv_ssl.paper import archive, grid, runner
+from adv_ssl.files import write_arrays
+from adv_ssl.paper import archive, filters, grid, runner
 from adv_ssl.paper.store import collect
 
 ONLY = "tiny/byol/l2_0.25/seed0/*"
@@ -28,6 +30,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         patch.chdir(ROOT)
         for cell in runner.matching(grid.cells("tiny"), ONLY)[:-1]:
             plant(cell, store, lambda _: 50.0)
+            write_arrays(store / cell.name / filters.FILE, components=np.ones((28, 8, 8, 3)))
     return store
 
 
@@ -42,7 +45,11 @@ def test_an_unpacked_store_has_the_same_scores(planted, tmp_path):
     assert ours == theirs
     assert len(ours.records) == 42
     names = {path.name for path in (tmp_path / "there").rglob("*") if path.is_file()}
-    assert names == set(archive.FILES)
+    assert names == {pathlib.PurePath(name).name for name in archive.FILES}
+    there = [path.parents[1] for path in (tmp_path / "there").rglob("filters.npz")]
+    assert [str(path.relative_to(tmp_path / "there")) for path in there] == [
+        cell.name for cell in runner.matching(grid.cells("tiny"), ONLY) if cell.kind == "pretrain"
+    ]
     assert str(planted) not in "".join(
         path.read_text() for path in (tmp_path / "there").rglob("*.json")
     )

@@ -1,4 +1,4 @@
-"""A store in one small file: what its numbers stand on, without checkpoints, pictures and logs."""
+"""A store in one small file: what its numbers and Figure 4 stand on, without checkpoints, logs."""
 
 import io
 import json
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from adv_ssl.errors import UserError
 from adv_ssl.files import write_atomically
-from adv_ssl.paper import runner
+from adv_ssl.paper import filters, runner
 from adv_ssl.paper.grid import Cell
 
-FILES = ("config.json", "evaluation.json", "provenance.json", "results.json")  # of a cell
+FILES = ("config.json", "evaluation.json", "provenance.json", "results.json", filters.FILE)
 # What a file that is no archive, or a damaged or encrypted one, raises
 _NONE = (OSError, EOFError, UnicodeDecodeError, RuntimeError, lzma.LZMAError, zlib.error,
          zipfile.BadZipFile)  # fmt: skip
@@ -27,26 +27,33 @@ def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
     Raises:
       UserError: none is done.
     """
-    done: list[str] = []
+    done: dict[str, Cell] = {}
     for cell in cells:  # a score is of the run that it needs: not without it
         if runner.done(cell, store) and (not cell.needs or cell.needs in done):
-            done.append(cell.name)
+            done[cell.name] = cell
     if not done:
         raise UserError(f"{store} has no cell of this --scale that is done: nothing to pack.")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
-        for place in (f"{cell}/{name}" for cell in done for name in FILES):
+        for place in (f"{cell.name}/{name}" for cell in done.values() for name in _files(cell)):
             if (store / place).exists():
                 member = zipfile.ZipInfo(place)  # no date: the same bytes again
                 member.compress_type = zipfile.ZIP_LZMA
-                archive.writestr(member, _text(store / place).replace(_quoted(store), _PLACE))
+                archive.writestr(member, _content(store / place, store))
     write_atomically(path, content.getvalue())
     return len(done)
 
 
-def _text(path: pathlib.Path) -> str:
+def _files(cell: Cell) -> tuple[str, ...]:
+    """Figure 4 shows filters as pre-training leaves them."""
+    return FILES if cell.kind == "pretrain" else tuple(n for n in FILES if n != filters.FILE)
+
+
+def _content(path: pathlib.Path, store: pathlib.Path) -> bytes:
+    if path.suffix != ".json":
+        return path.read_bytes()
     try:
-        return path.read_text()
+        return path.read_text().replace(_quoted(store), _PLACE).encode()
     except UnicodeDecodeError:
         raise UserError(
             f"{path} is damaged: move its folder away, and run that cell again."
@@ -65,29 +72,31 @@ def unpack(path: pathlib.Path, store: pathlib.Path) -> int:
     Raises:
       UserError: ``path`` is no archive of a store.
     """
+    cells: dict[pathlib.Path, dict[str, bytes]] = defaultdict(dict)
     try:
         with zipfile.ZipFile(path) as archive:
-            texts = {member: archive.read(member).decode() for member in archive.namelist()}
-            for place in map(pathlib.PurePosixPath, texts):
-                if place.name not in FILES or place.is_absolute() or ".." in place.parts:
-                    raise zipfile.BadZipFile(f"it holds {str(place)!r}")
+            for member in archive.namelist():
+                place = pathlib.PurePosixPath(member)
+                name = next((name for name in FILES if member.endswith(f"/{name}")), None)
+                if name is None or place.is_absolute() or ".." in place.parts:
+                    raise zipfile.BadZipFile(f"it holds {member!r}")
+                content = archive.read(member)
+                if name.endswith(".json"):
+                    content = content.decode().replace(_PLACE, _quoted(store)).encode()
+                cells[store / member.removesuffix(f"/{name}")][name] = content
     except _NONE as error:
         raise UserError(
             f"{path} is no archive that `python -m adv_ssl.paper pack` wrote ({error})."
         ) from None
-    cells: dict[pathlib.Path, dict[str, str]] = defaultdict(dict)
-    for member, text in texts.items():
-        file = store / member
-        cells[file.parent][file.name] = text.replace(_PLACE, _quoted(store))
     new = [folder for folder, files in cells.items() if _same(folder, files)]
     for folder in new:
-        for name, text in cells[folder].items():
+        for name, content in cells[folder].items():
             if not (folder / name).exists():
-                write_atomically(folder / name, text)
+                write_atomically(folder / name, content)
     return len(new)
 
 
-def _same(folder: pathlib.Path, files: Mapping[str, str]) -> bool:
+def _same(folder: pathlib.Path, files: Mapping[str, bytes]) -> bool:
     """Whether what there is of a cell, if anything, is of these files: unpacked before."""
-    there = [folder / name for name in FILES if (folder / name).exists()]
-    return all(files.get(path.name) == path.read_text(errors="replace") for path in there)
+    there = [name for name in FILES if (folder / name).exists()]
+    return all(files.get(name) == (folder / name).read_bytes() for name in there)

@@ -83,6 +83,39 @@ def _panel(
     plain(axes, size=8)
 
 
+def filter_sheets(sheets: Mapping[tuple[str, str], np.ndarray]) -> Figure:
+    """Figure 4: a row for each threat, a column for each method; each a sheet of components.
+
+    ``sheets``: [K, p, p, 3] in [0, 1], by threat and method; shown in rows of seven.
+    """
+    figure = Figure(figsize=(10.5, 5.0), dpi=180)
+    grid = figure.subplots(len(THREATS), len(METHODS))
+    figure.subplots_adjust(0.035, 0.01, 0.995, 0.94, wspace=0.04, hspace=0.06)
+    for row, threat in zip(grid, THREATS, strict=True):
+        for axes, method in zip(row, METHODS, strict=True):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            if (threat, method) in sheets:
+                axes.imshow(_tiled(sheets[threat, method]), interpolation="nearest")
+            else:
+                axes.text(0.5, 0.5, "missing", ha="center", va="center", color=INK, fontsize=8)
+            if threat == THREATS[0]:
+                axes.set_title(METHOD_TITLES[method], fontsize=9, color=INK)
+            if method == METHODS[0]:
+                axes.set_ylabel(GROUPS[threat], fontsize=9, color=INK)
+    return figure
+
+
+def _tiled(images: np.ndarray, across: int = 7) -> np.ndarray:
+    """[K, p, p, 3] -> one image, with a white line between them."""
+    down, side = -(-len(images) // across), images.shape[1] + 1
+    tiles = np.ones((down * across, side, side, 3))
+    tiles[: len(images), :-1, :-1] = images
+    rows = tiles.reshape(down, across, side, side, 3).transpose(0, 2, 1, 3, 4)
+    return rows.reshape(down * side, across * side, 3)[:-1, :-1]
+
+
 def _legend(figure: Figure, axes: Axes) -> None:
     """One for all panels, below them."""
     handles, labels = axes.get_legend_handles_labels()

@@ -66,7 +66,7 @@ class Layout(NamedTuple):
 def layouts(name: str, exhibits: Exhibits) -> dict[str, Layout]:
     """All exhibits at a scale; ``exhibits`` are ours, whose best radii Figures 2 and 3 show."""
     scale = grid.SCALES[name]
-    places = _Places(name, scale, exhibits.chosen)
+    places = Places(name, scale, exhibits.chosen)
     made = [_figure1(scale, places), _figure2(scale, places), _figure3(scale, places),
             _figure5(scale, exhibits, places)]  # fmt: skip
     if scale.transfers:
@@ -74,7 +74,7 @@ def layouts(name: str, exhibits: Exhibits) -> dict[str, Layout]:
     return {layout.name: layout for layout in made}
 
 
-class _Places(NamedTuple):
+class Places(NamedTuple):
     """Patterns of names of cells."""
 
     name: str
@@ -119,7 +119,7 @@ def difference(score: Score | None) -> str:
     return f"{signed(score.value, 1)} ({signed(score.low, 1)} to {signed(score.high, 1)})"
 
 
-def _figure1(scale: Scale, places: _Places) -> Layout:
+def _figure1(scale: Scale, places: Places) -> Layout:
     rows = [Head(BASELINE[1:], "from scratch"), Head(("nominal", 0.0), "nominal")]
     for threat in THREATS[1:]:
         epsilons = sorted(
@@ -153,7 +153,7 @@ def _variants(scale: Scale) -> list[Head]:
     return [Head((variant,), label) for variant, label in names]
 
 
-def _figure2(scale: Scale, places: _Places) -> Layout:
+def _figure2(scale: Scale, places: Places) -> Layout:
     columns = [Head((m, t), SHORT[m]) for t in THREATS for m in METHODS]
     return Layout(
         "figure2",
@@ -166,7 +166,7 @@ def _figure2(scale: Scale, places: _Places) -> Layout:
     )
 
 
-def _figure3(scale: Scale, places: _Places) -> Layout:
+def _figure3(scale: Scale, places: Places) -> Layout:
     threats = dict(FIGURE3)
 
     def fill(key: Key) -> str:
@@ -186,7 +186,7 @@ def _figure3(scale: Scale, places: _Places) -> Layout:
     )
 
 
-def _figure5(scale: Scale, exhibits: Exhibits, places: _Places) -> Layout:
+def _figure5(scale: Scale, exhibits: Exhibits, places: Places) -> Layout:
     method, threat, epsilon = scale.robust
     radii = sorted({key[1] for key in exhibits.figure5}) or [0.0]
     model = places.model(method, threat, epsilon)
@@ -201,7 +201,7 @@ def _figure5(scale: Scale, exhibits: Exhibits, places: _Places) -> Layout:
     )
 
 
-def _table1(scale: Scale, places: _Places) -> Layout:
+def _table1(scale: Scale, places: Places) -> Layout:
     def fill(key: Key) -> str:
         dataset = "*" if key[0] == AVERAGE else key[0]
         model = places.model(key[2], key[3], grid.table1_radius(key[2], key[3]))

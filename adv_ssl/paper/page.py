@@ -17,7 +17,7 @@ from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically, write_csv
 from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.names import axis, radius
-from adv_ssl.paper import figures, grid, kept, lengths, prices, runner, tables, verdicts
+from adv_ssl.paper import figures, filters, grid, kept, lengths, prices, runner, tables, verdicts
 from adv_ssl.paper.exhibits import BASELINE, Exhibits, Score, paper
 from adv_ssl.paper.figures import Line, Sheet
 from adv_ssl.paper.layouts import (
@@ -91,6 +91,9 @@ def write(
     missing = [cell for cell in cells if not runner.done(cell, folder)]
     sections = {"Claims": verdicts.section(judged, comparable, out)}
     for layout in layouts(scale, ours.whole).values():
+        if layout.name == "figure5":
+            chosen = ours.whole.chosen
+            sections["Figure 4"] = filters.section(scale, chosen, folder, study.folder, out)
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
     if options.held_out:
         sections["Robustness kept"] = kept.section(counted, options, out)

@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 def judge(claim: Claim, exhibits: Exhibits) -> Verdict:
     """The verdict on one set of exhibits."""
     if claim.test is None:
-        return Verdict(UNDECIDED, detail="for the eye: the filters on the page of each run")
+        return Verdict(UNDECIDED, detail="for the eye: Figure 4")
     try:
         found = claim.test(exhibits)
     except Missing as error:
