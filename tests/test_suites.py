@@ -361,6 +361,14 @@ def test_a_model_of_another_class_order_is_named(sets, tmp_path):
         assert any("no better than chance" in flag for flag in flags) == doubted
 
 
+def test_labels_that_are_lost_are_named():
+    """ImageNet ReaL has labels for 46,837 of its 50,000 images (F)."""
+    model = Model(TINY, {"head": {"kernel": np.zeros((1, 1000))}}, ())
+    for n, told in ((46_837, 0), (46_836, 1)):
+        found = runner._doubts(row("real"), model, {"n": n, "value": 0.8, "whole": True})
+        assert len(found) == told
+
+
 @pytest.mark.parametrize(
     ("order", "named"),
     [

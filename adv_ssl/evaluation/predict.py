@@ -35,6 +35,8 @@ class Model(NamedTuple):
     params: PyTree  # encoder and head, on every device
     class_names: tuple[str, ...]  # () where they are not known
     flags: tuple[str, ...] = ()  # what is to be known about every score of it
+    stage: str | None = None  # of the run that it is of; None: foreign weights
+    step: int | None = None
 
     @property
     def classes(self) -> int:
@@ -53,15 +55,19 @@ def load(folder: pathlib.Path) -> Model:
     place = in_part(folder)  # before it is read: it may be trained meanwhile
     with Checkpoints(folder / "checkpoints") as checkpoints:
         params, architecture = checkpoints.params(), checkpoints.architecture()
+        step = checkpoints.latest()
     if "head" not in params or "fc_norm" not in params["encoder"]:
         raise UserError(
             f"{folder} holds no classifier, but {', '.join(params)}: score the folder of a stage "
             "that was trained on labels."
         )
     facts = folder / "stage.json"
-    class_names = tuple(read_json(facts, dict, classes=list)["classes"]) if facts.exists() else ()
     flags = (f"{IN_PART}: {place}",) if place else ()
-    return Model(architecture, sharding.replicate(params), class_names, flags)
+    params = sharding.replicate(params)
+    if not facts.exists():
+        return Model(architecture, params, (), flags)
+    class_names = tuple(read_json(facts, dict, classes=list)["classes"])
+    return Model(architecture, params, class_names, flags, folder.name, step)
 
 
 @functools.cache

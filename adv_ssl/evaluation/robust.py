@@ -137,6 +137,8 @@ def run(
     flags = {0.0: [*model.flags]} | dict.fromkeys(curve.radii, of_radii)
     flags[curve.middle] = of_radii + doubted
     facts = {
+        "stage": model.stage,
+        "step": model.step,
         "image_size": size,
         "prepared": prepared(resize, size),
         "whole": len(few.records) == len(source.records),

@@ -56,14 +56,15 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
     kept = [r for r in records if r["suite"] == name and r["kind"] == "row"]
     done = {dataset for dataset, own in _own(kept).items() if own["value"] is not None}
     others = [r for r in records if r["suite"] != name]
+    base = {"suite": name, "stage": model.stage, "step": model.step, "seed": options.seed}
     kept = [r for r in kept if r["dataset"] in done]
     for row in SUITES[name]:
         if row.name not in done:
-            kept += [{"suite": name, **r} for r in _score(row, model, options, workdir / "figures")]
+            kept += [{**base, **r} for r in _score(row, model, options, workdir / "figures")]
             write_json(path, others + kept)
     order = [row.name for row in SUITES[name]]
     kept.sort(key=lambda r: order.index(r["dataset"]))  # one that was missing came last
-    records = others + kept + [{"suite": name, **r} for r in summary(name, kept)]
+    records = others + kept + [{**base, **r} for r in summary(name, kept)]
     write_json(path, records)
     _say_what_lacks(name, kept)
     return records
@@ -108,7 +109,7 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
             **base,
             **_counted(metric, hits, n),
             "prepared": prepared(resize, size),
-            **_circumstances(row, source, predictions, options),
+            **_circumstances(row, source, predictions),
         }
         for metric, (hits, n) in scored.counts.items()
     ]
@@ -132,11 +133,10 @@ def _missing(reason: str) -> Record:
             "missing": reason}  # fmt: skip
 
 
-def _circumstances(row: Row, source: Source, predictions: Predictions, options: Options) -> Record:
+def _circumstances(row: Row, source: Source, predictions: Predictions) -> Record:
     """What a number was made with, beside provenance.json."""
     return {
         "whole": len(source.records) == row.images,
-        "seed": options.seed,
         "precision": "float32",
         "seconds": round(predictions.seconds, 2),
         "images_per_second": round(len(predictions.logits) / predictions.seconds, 1),
@@ -151,6 +151,8 @@ def _doubts(row: Row, model: Model, record: Record) -> list[str]:
         return flags
     if not record["whole"]:
         flags.append(f"a sample: {record['n']} images, the set has {row.images}")
+    elif row.labelled and record["n"] != row.labelled:
+        flags.append(f"{record['n']} images have a label, not {row.labelled}: prepare the set anew")
     by_chance = stats.binom.ppf(0.999, record["n"], 1 / (row.among or model.classes))
     if row.name != "conflict" and record["value"] * record["n"] <= by_chance:
         flags.append(

@@ -135,7 +135,7 @@ def sentence(record: Mapping[str, Any]) -> str:
         return f"{record['dataset']}: missing: {record['missing']}"
     attack, (low, high) = record["attack"], record["ci95"]
     under = f"{search_name(attack)} {threat(attack)}" if attack else "clean"
-    stage = f"{record['stage']}: " if "stage" in record else ""
+    stage = f"{record['stage']}: " if record.get("stage") else ""
     text = (
         f"{stage}{record['dataset']}, {under}: {record['metric']} {record['value']:.2%} "
         f"[{low:.2%}, {high:.2%}], n={record['n']}, {record['seconds']:.1f} s"

@@ -36,6 +36,7 @@ class Row(NamedTuple):
     corruption: tuple[str, int] | None = None  # made on the fly: type, severity
     model_classes: tuple[str, ...] = ()  # names, in order, if they are not those of the set
     among: int = 0  # classes that the rule decides between; 0: the model's
+    labelled: int = 0  # images that have a label, and count; 0: all
     imagenet: bool = True  # its classes are the 1000 sorted WNIDs
 
 
@@ -105,7 +106,8 @@ _STIMULI = ("conflict", "geirhos_conflict_stimuli:1.0.0", "test", 1_280, False)
 
 IMAGENET = (
     Row("imagenet", "imagenet2012:5.*", "validation", 50_000, True, top1),
-    Row("real", "imagenet2012_real:1.0.0", "validation", 50_000, True, _real, labels=REAL),
+    Row("real", "imagenet2012_real:1.0.0", "validation", 50_000, True, _real, labels=REAL,
+        labelled=46_837),
     Row("v2", "imagenet_v2/matched-frequency:3.0.0", "test", 10_000, True, top1),
     Row("a", "imagenet_a:0.1.0", "test", 7_500, True,
         functools.partial(_restricted, rules.restricted_classes("a")), among=200),

@@ -161,14 +161,16 @@ def _l2_search(side_of: np.ndarray, shape: tuple[int, ...], radius: Array) -> tu
 def _moved(d: Array, given: Array, taken: Array, bump: Array, radius: Array) -> Array:
     """``d`` [H, W, C] with the mass of ``taken``, and what is unused, moved into ``given``.
 
-    There each channel is the mean of its old direction and of the bump's.
+    There each channel is the mean of its old direction and of the bump's. Each gets the mass that
+    all channels together had in both, as in AutoAttack's release (A26): scaled to the radius, more
+    than what lies elsewhere.
     """
 
     def norm(values: Array) -> Array:
         return jnp.sqrt(jnp.sum(jnp.square(values), axis=(0, 1)))  # of each channel
 
     unused = jnp.maximum(jnp.square(radius) - jnp.sum(jnp.square(d)), 0.0) / d.shape[-1]
-    mass = jnp.sqrt(unused + jnp.square(norm(jnp.where(given | taken, d, 0.0))))
+    mass = jnp.sqrt(unused + jnp.sum(jnp.square(jnp.where(given | taken, d, 0.0))))
     old = jnp.where(given, d, 0.0)
     new = old / (norm(old) + TINY) + bump
     new = new * (mass / (norm(new) + TINY))
