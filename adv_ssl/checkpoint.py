@@ -227,7 +227,7 @@ def newest(stage: pathlib.Path) -> pathlib.Path | None:
     return max(steps, key=lambda path: int(path.name), default=None)
 
 
-def contents(stage: pathlib.Path) -> str | None:
+def fingerprint(stage: pathlib.Path) -> str | None:
     """Of a stage's newest weights: to notice that they are not the same any more."""
     step = newest(stage)
     return None if step is None else f"step {step.name}, {sha256(step / 'params')[:16]}"

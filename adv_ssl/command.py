@@ -102,7 +102,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 
 def _refused(error: Exception) -> str:
-    """What the machine has not or does not let us do, if that is the error."""
+    """What is missing or forbidden on this machine, in a line; "": another error."""
     if out_of_memory(error):
         return (
             f"out of memory ({str(error)[:100]}): raise config.STAGE.accumulation, set "

@@ -89,7 +89,7 @@ def _work(_: Sequence[str]) -> None:
     with held(workdir):
         claim = _claim(workdir, weights, options)
         model = predict.load(_stage(weights, workdir, claim["contents"]))
-        if weights.is_dir() and checkpoint.contents(weights) != claim["contents"]:
+        if weights.is_dir() and checkpoint.fingerprint(weights) != claim["contents"]:
             raise UserError(
                 f"--weights={weights} is still being trained: score it when training has finished."
             )
@@ -149,7 +149,7 @@ def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options
         )
     path = workdir / "evaluation.json"
     theirs = read_json(path, dict) if path.exists() else {}
-    ours = {"weights": str(weights), "contents": _contents(weights), "seed": options.seed}
+    ours = {"weights": str(weights), "contents": _fingerprint(weights), "seed": options.seed}
     if _SUITE.value != "robust":  # whose records say of how many images they are
         ours["images"] = options.images
     if not theirs and (workdir / "results.json").exists():
@@ -171,11 +171,11 @@ def _claim(workdir: pathlib.Path, weights: pathlib.Path, options: runner.Options
     return theirs | ours
 
 
-def _contents(weights: pathlib.Path) -> str | None:
+def _fingerprint(weights: pathlib.Path) -> str | None:
     """Of the weights that are scored: to notice that they were trained on, or are another file."""
     if weights.is_file():
         return sha256(weights)
-    return checkpoint.contents(weights)
+    return checkpoint.fingerprint(weights)
 
 
 def _stage(weights: pathlib.Path, workdir: pathlib.Path, contents: str) -> pathlib.Path:

@@ -105,7 +105,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Tries for a moment: who only looks whether it is held has it that long."""
+    """Tries for a moment: another process that looks whether it is held has it that long."""
     for _ in range(3):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

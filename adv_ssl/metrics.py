@@ -9,7 +9,7 @@ from adv_ssl.files import write_atomically
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
-    """The records of a metrics.jsonl up to the first line that is none: a kill may cut the last."""
+    """The records of a metrics.jsonl up to the first line that is none, as a kill may leave one."""
     if not path.exists():
         return []
     records = []

@@ -25,7 +25,7 @@ def axis(norm: str) -> str:
 
 
 def search_name(attack: Mapping[str, Any]) -> str:
-    """The name of the search, such as PGD, which it is where a record names none."""
+    """The name of the search, such as PGD: that too where a record gives none."""
     return str(attack.get("name", "pgd")).replace("_", " ").upper()
 
 

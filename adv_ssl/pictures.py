@@ -80,7 +80,7 @@ def filters(config: Config, params: PyTree, weights: str | None, figures: pathli
     write_arrays(path, components=components, explained=explained, weights=str(weights))
 
 
-def prepared(
+def pretraining(
     config: Config,
     options: Stage,
     state: State,

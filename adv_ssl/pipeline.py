@@ -88,13 +88,13 @@ def _train(
         params = stage.result(options, state)
         # It reads all of the checkpoint: where nothing is drawn and nothing scored, not at all.
         needed = hosts.lead() or options.classifies
-        weights = checkpoint.contents(encoder) if needed else None
+        weights = checkpoint.fingerprint(encoder) if needed else None
         if hosts.lead():
             figures = workdir / "figures"
             if i == 0:
                 pictures.filters(config, params, weights, figures)
             if name == "pretrain":
-                pictures.prepared(config, options, state, weights, source, figures)
+                pictures.pretraining(config, options, state, weights, source, figures)
         if options.classifies:  # pre-training too may make a classifier (D14)
             facts = {"stage": name, "step": int(state.step), "weights": weights}
             _evaluate(config, params, facts, sets["evaluate"], workdir)
@@ -202,11 +202,11 @@ def _claim(
                 "--workdir."
             )
     write_json(path, plain)
-    data = {source.records.what: _contents(source) for source in sets}
+    data = {source.records.what: _fingerprint(source) for source in sets}
     provenance.record(workdir / "provenance.json", config.seed, data)
 
 
-def _contents(source: Source) -> str:
+def _fingerprint(source: Source) -> str:
     """What a split holds, in words: enough to notice that it is not the same any more."""
     names = "\n".join(source.class_names).encode()
     return (

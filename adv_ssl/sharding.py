@@ -1,4 +1,5 @@
-"""One mesh over all devices of all hosts: batches are split over it, the state as a setting says.
+"""One mesh over all devices of all hosts: batches are split over it, the state is whole on
+each or, with ``fsdp``, in parts.
 
 Evaluation and pictures stay on this host's devices, so that hosts need not keep step there.
 """

@@ -25,7 +25,7 @@ from adv_ssl.models.vit import ViT
 from adv_ssl.tasks.classifier import classify
 
 PAGE = (ROOT / "docs" / "method.md").read_text()
-README = (ROOT / "README.md").read_text()
+USAGE = (ROOT / "docs" / "usage.md").read_text()
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 # What defines an id: a row "| id | flag |"; in section I and of the paper's parts a first cell.
 DEFINED = re.findall(
@@ -207,9 +207,9 @@ def test_what_the_pages_name_of_the_project_is_there():
     assert [p for p in paths if "NAME" not in p and not (ROOT / p).exists()] == []
 
 
-def test_the_readme_s_lines_of_python_run(monkeypatch):
+def test_the_lines_of_python_run(monkeypatch):
     """All but the training."""
-    (code,) = re.findall(r"## From Python\n\n((?:    .*\n|\n)+)", README)
+    (code,) = re.findall(r"## From Python\n\n((?:    .*\n|\n)+)", USAGE)
     ran = []
     monkeypatch.setattr(
         "adv_ssl.pipeline.run", lambda config, workdir: ran.append((config, workdir))
@@ -220,12 +220,12 @@ def test_the_readme_s_lines_of_python_run(monkeypatch):
     assert workdir == "runs/mine"
 
 
-def test_the_readme_s_features_are_what_the_head_reads(tmp_path):
+def test_the_features_of_the_page_are_what_the_head_reads(tmp_path):
     stage = tmp_path / "finetune"
     params = random_classifier(3)
     with Checkpoints(stage / "checkpoints", TINY) as checkpoints:
         checkpoints.save(State(jnp.int32(0), params, None, None, jnp.int32(0)), wait=True)
-    (code,) = re.findall(r"by the encoder of a fine-tuned model:\n\n((?:    .*\n|\n)+)", README)
+    (code,) = re.findall(r"by the encoder of a fine-tuned model:\n\n((?:    .*\n|\n)+)", USAGE)
     images = jnp.asarray(np.random.default_rng(0).random((2, 8, 8, 3)), jnp.float32)
     space = {"images": images}
     exec(textwrap.dedent(code).replace("runs/mine/finetune", str(stage)), space)

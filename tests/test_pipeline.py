@@ -228,7 +228,7 @@ def test_scores_are_of_the_checkpoint_that_is_there(finished, tmp_path):
     pipeline.run(tiny.config(), tmp_path / "run")
     for name, stage in pictures_of.items():
         with np.load(tmp_path / "run" / "figures" / f"{name}.npz") as picture:
-            assert str(picture["weights"]) == checkpoint.contents(tmp_path / "run" / stage)
+            assert str(picture["weights"]) == checkpoint.fingerprint(tmp_path / "run" / stage)
             assert len(picture.files) > 2
     after = tiny.results(tmp_path / "run")
     assert [r["value"] for r in after] == [r["value"] for r in before]
@@ -325,7 +325,7 @@ def test_pictures_are_of_a_few_images_however_a_batch_is_split(hosts, parts, tmp
     recipe = make_recipe(config.pretrain, make_task(config, config.pretrain, 10), 1)
     state = random_state(config.pretrain, recipe, jax.random.key(0))
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
-    pictures.prepared(config, config.pretrain, state, "step 0", source, tmp_path)
+    pictures.pretraining(config, config.pretrain, state, "step 0", source, tmp_path)
     with np.load(tmp_path / "pretrain_gallery.npz") as drawn:
         clean, attacked = drawn["clean_input"], drawn["attacked_input"]
     assert len(clean) == pictures.PICTURES

@@ -75,7 +75,7 @@ class Records(Sequence[dict[str, Any]]):
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Whether the machine failed, not the file; array_record tells its failures not apart."""
+    """Whether the machine failed, not the file; array_record does not tell its failures apart."""
     failed = isinstance(cause, OSError) and cause.errno is not None
     return failed or isinstance(cause, RuntimeError)
 

@@ -6,7 +6,8 @@ python -m adv_ssl.estimate --all [--topology=v5e:8x8]
 
 FLOPs, memory, time, chip-hours. Without a topology the real step is timed on this machine, on
 noise; with one it is compiled for that slice of a TPU pod, by libtpu, which needs no TPU:
-pip install -e '.[estimate]'. --all is a table of the twelve recipes: with a topology half an hour.
+pip install -e '.[estimate]'. --all is a table of the twelve recipes, with a topology in two
+hours of a core.
 Exit codes: 0 done; 2 a mistake, told in one line.
 """
 

@@ -1,4 +1,4 @@
-"""The images that a model is scored on or attacked on: opened, checked, prepared how."""
+"""The images that a model is scored or attacked on: opened, checked, and how they are resized."""
 
 import functools
 import pathlib
@@ -116,7 +116,7 @@ def resize_of(row: Row, model: Model) -> int:
     return round(model.architecture.image_size * 256 / 224) if row.crop else 0
 
 
-def prepared(resize: int, size: int) -> str:
+def described(resize: int, size: int) -> str:
     """How images come to the model's size, in words."""
     if resize:
         return f"short side {resize}, central crop of {size}"

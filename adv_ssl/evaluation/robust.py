@@ -21,7 +21,7 @@ from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import gradient_masking
-from adv_ssl.evaluation.images import SHOWN, prepared
+from adv_ssl.evaluation.images import SHOWN, described
 from adv_ssl.evaluation.predict import Model, classifier, decisions
 from adv_ssl.evaluation.rules import class_words
 from adv_ssl.evaluation.scores import sentence, wilson
@@ -140,7 +140,7 @@ def run(
         "stage": model.stage,
         "step": model.step,
         "image_size": size,
-        "prepared": prepared(resize, size),
+        "prepared": described(resize, size),
         "whole": len(few.records) == len(source.records),
     }
     records = [

@@ -15,7 +15,7 @@ from adv_ssl.data.transforms import eval_crop
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import class_order, rules
 from adv_ssl.evaluation.corrupted import corrupted
-from adv_ssl.evaluation.images import SHOWN, opened, prepared, resize_of
+from adv_ssl.evaluation.images import SHOWN, described, opened, resize_of
 from adv_ssl.evaluation.predict import Model, Predictions, predict
 from adv_ssl.evaluation.scores import sentence, wilson
 from adv_ssl.evaluation.suites import SUITES, Row, Scored, top1
@@ -108,7 +108,7 @@ def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> l
         {
             **base,
             **_counted(metric, hits, n),
-            "prepared": prepared(resize, size),
+            "prepared": described(resize, size),
             **_circumstances(row, source, predictions),
         }
         for metric, (hits, n) in scored.counts.items()
@@ -233,7 +233,7 @@ def summary(name: str, records: Sequence[Record]) -> Iterator[Record]:
 
 
 def _mean(dataset: str, metric: str, rows: Sequence[Record | None], of: str) -> Record:
-    """The unweighted mean. Its interval is the mean of theirs: wide enough if they hang together.
+    """The unweighted mean. Its interval is the mean of theirs: wide enough if they are correlated.
 
     ``n`` is the number of rows.
     """

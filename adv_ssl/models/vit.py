@@ -118,8 +118,8 @@ def _separate_qkv(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) 
 class Dense(nn.Module):
     """x W + b over the last axis: the product in ``dtype``, the sum in float32.
 
-    A bias that were added in bfloat16 would have its gradient summed in bfloat16, over a million
-    tokens: sums that stop growing.
+    Were the bias added in bfloat16, its gradient would be summed in bfloat16 over a million tokens,
+    and such a sum stops growing.
     """
 
     features: int

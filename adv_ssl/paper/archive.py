@@ -88,7 +88,7 @@ def unpack(path: pathlib.Path, store: pathlib.Path) -> int:
         raise UserError(
             f"{path} is no archive that `python -m adv_ssl.paper pack` wrote ({error})."
         ) from None
-    new = [folder for folder, files in cells.items() if _same(folder, files)]
+    new = [folder for folder, files in cells.items() if _unchanged(folder, files)]
     for folder in new:
         for name, content in cells[folder].items():
             if not (folder / name).exists():
@@ -96,7 +96,7 @@ def unpack(path: pathlib.Path, store: pathlib.Path) -> int:
     return len(new)
 
 
-def _same(folder: pathlib.Path, files: Mapping[str, bytes]) -> bool:
+def _unchanged(folder: pathlib.Path, files: Mapping[str, bytes]) -> bool:
     """Whether what there is of a cell, if anything, is of these files: unpacked before."""
     there = [name for name in FILES if (folder / name).exists()]
     return all(files.get(name) == (folder / name).read_bytes() for name in there)

@@ -123,7 +123,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _spaced(axes: Axes, title: str, places: Sequence[str]) -> None:
-    """Its places at equal distances."""
+    """Puts ticks at equal distances."""
     axes.set_xticks(range(len(places)), places)
     axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_title(title, loc="left", fontsize=8, color=INK)

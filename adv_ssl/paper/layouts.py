@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     fields: tuple[str, ...]  # names of a key's parts
     rows: Sequence[Head]
     columns: Sequence[Head]
-    groups: Sequence[tuple[str, int]]  # headings, each with the columns it is over
+    groups: Sequence[tuple[str, int]]  # (heading, number of columns below it)
     key: Callable[[Key, Key], Key]  # of a row and a column
     fill: Callable[[Key], str]  # key -> names of the cells that fill it, for --only
     decimals: int = 1

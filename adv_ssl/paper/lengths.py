@@ -32,7 +32,7 @@ def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
             (r.dataset, r.method, r.threat, r.seed): r.value
             for r in records[name]
             if r.stage == "finetune"
-            and tables.is_row(r, followed)
+            and tables.is_variant_score(r, followed)
             and r.gamma in followed.gammas
             and r.epsilon in followed.radii.get((r.method, r.threat), ())
         }

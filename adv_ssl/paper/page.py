@@ -271,7 +271,7 @@ def _command(layout: Layout, key: Key, study: Study) -> str:
 
 
 def _comparison(layout: Layout, study: Study) -> Html:
-    """Ours over the paper's and the difference, cell by cell; what lacks says how to get it."""
+    """Ours, the paper's and the difference, cell by cell; or the command of a missing number."""
     groups = [tag("th", name, colspan=over, class_="group") for name, over in layout.groups]
     heads = [tag("th", column.label, class_="number") for column in layout.columns]
     lines = []

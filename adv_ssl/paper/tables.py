@@ -54,7 +54,7 @@ def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ou
     held_out: dict[Model, list[float]] = defaultdict(list)
     for r in records:
         model = Model(r.method, r.threat, r.epsilon, r.gamma)
-        if r.stage == "finetune" and is_row(r, scale):
+        if r.stage == "finetune" and is_variant_score(r, scale):
             runs[model][r.seed][r.dataset] = score(r)
         elif r.stage == "finetune" and r.suite == "main" and not r.attack:
             held_out[model].append(r.value)
@@ -89,7 +89,7 @@ def _chosen(
     return _Choice(_best_of_each(swept, 3), pairs, _best_of_each(attacked, 1), frozenset(unsettled))
 
 
-def is_row(r: Record, scale: Scale) -> bool:
+def is_variant_score(r: Record, scale: Scale) -> bool:
     """Whether a record is the score of one of the scale's variants, by that variant's metric."""
     return (
         r.suite == scale.suite
@@ -150,7 +150,7 @@ def _of_seed(
         r.dataset: score(r)
         for r in records
         if (r.method, r.threat, r.stage) == ("supervised", "nominal", "pretrain")
-        and is_row(r, scale)
+        and is_variant_score(r, scale)
     }
     means[BASELINE] = _mean(line, scale.variants)
     figure3: dict[tuple[str, str, float], Score] = {}

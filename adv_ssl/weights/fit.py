@@ -78,7 +78,7 @@ def _depth(params: Arrays) -> int:
     return len(found)
 
 
-def check(params: Arrays, architecture: Architecture, optional: frozenset[str]) -> list[Row]:
+def missing_rows(params: Arrays, architecture: Architecture, optional: frozenset[str]) -> list[Row]:
     """A row for each parameter of our encoder that ``params`` have not: ``optional``, a final norm.
 
     A head may be missing as a whole.

@@ -81,7 +81,7 @@ def _fitted(
     old = _architecture(raw.manifest, made, options)
     if made.google:
         fit.compute_positions(made, old)
-    missing = fit.check(made.params, old, made.optional)
+    missing = fit.missing_rows(made.params, old, made.optional)
     tested = "none: the file stores no outputs"
     if raw.manifest:
         tested = selftest.check(old, made.params, raw.manifest.get("outputs"))
