@@ -105,8 +105,9 @@ def _refused(error: Exception) -> str:
     """What is missing or forbidden on this machine, in a line; "": another error."""
     if out_of_memory(error):
         return (
-            f"out of memory ({str(error)[:100]}): raise config.STAGE.accumulation, set "
-            "config.remat=True or config.fsdp=True, or lower batch_size."
+            f"out of memory ({str(error)[:100]}): go on with config.remat=True, with "
+            "config.fsdp=True on several devices or, in scoring, a lower "
+            "config.evaluate.batch_size; or begin a new --workdir with a higher config.STAGE.accumulation."
         )
     if disk_full(error):
         name = getattr(error, "filename", None)

@@ -28,7 +28,7 @@ from adv_ssl.files import held, read_json, user_path, write_json
 from adv_ssl.task import PyTree
 
 # May change while a run lasts, such as on another machine: they do not change what is computed
-FREE = {"fsdp", "remat", "data.dir", "log_every", "save_every"}
+FREE = {"fsdp", "remat", "data.dir", "log_every", "save_every", "evaluate.batch_size"}
 _log = logging.getLogger("adv_ssl")
 
 
@@ -103,21 +103,22 @@ def _train(
 def _opened(config: Config, stages: Mapping[str, Stage]) -> dict[str, Source]:
     """The images of each stage, and those that are scored, under ``evaluate``.
 
-    Where the first stage's have no labels there are no others: all that follows is left out.
+    A later stage whose images have no labels, or, after one without, whose split is not there, is
+    left out, and all behind it.
     """
     splits = {name: options.split for name, options in stages.items()}
     sets: dict[str, Source] = {}
     for key, split in {**splits, "evaluate": config.evaluate.split}.items():
-        if all(source.num_classes for source in sets.values()):
-            sets[key] = _source(config, key, split)
+        try:
+            source = sources.load(config.data.name, split, config.data.dir)
+        except sources.NoSplit as error:
+            if key in stages and not all(before.num_classes for before in sets.values()):
+                break
+            raise UserError(f"config.{key}.{error}") from None
+        if sets and key in stages and source.num_classes == 0:
+            break
+        sets[key] = source
     return sets
-
-
-def _source(config: Config, key: str, split: str) -> Source:
-    try:
-        return sources.load(config.data.name, split, config.data.dir)
-    except sources.NoSplit as error:
-        raise UserError(f"config.{key}.{error}") from None
 
 
 def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source]) -> None:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class Bench(NamedTuple):
     epsilon: float
 
 
-def bench(weights: pathlib.Path, data: str, epsilon: float, images: int) -> Bench:
+def attacked(weights: pathlib.Path, data: str, epsilon: float, images: int) -> Bench:
     """A trained classifier on the first images of a test set."""
     model, source = predict.load(weights), sources.load(data, "test", "").first(images)
     size = model.architecture.image_size
@@ -122,8 +121,7 @@ def compare(bench: Bench, norm: str, batch_size: int, queries: int) -> dict[str,
     classify = classifier(bench.architecture)
     with torch.no_grad():
         their_logits = model(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
-    with jax.default_matmul_precision("float32"):
-        logits = np.asarray(classify(bench.params, jnp.asarray(x)))
+    logits = np.asarray(classify(bench.params, jnp.asarray(x)))
     print(f"largest difference of the logits: {np.abs(logits - their_logits).max():.1e}")
 
     ours = functools.partial(
@@ -211,7 +209,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     epsilon = args.epsilon or {"linf": 4 / 255, "l2": 0.5}[args.norm]
-    made = bench(args.weights, args.data, epsilon, args.images)
+    made = attacked(args.weights, args.data, epsilon, args.images)
     figures = compare(made, args.norm, args.batch_size, args.queries)
     print(json.dumps(figures, indent=1))
 

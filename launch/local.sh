@@ -24,7 +24,7 @@ for number in "PROCESSES=$processes" "DEVICES=$devices"; do
   [[ $number =~ =[1-9][0-9]*$ ]] || { say "$number: must be 1 or more." && exit 2; }
 done
 
-if ((processes == 1)) && [[ ${DEVICES-} ]]; then
+if ((processes == 1 && devices > 1)); then
   say "DEVICES=$devices is for several PROCESSES: one uses all devices." && exit 2
 fi
 

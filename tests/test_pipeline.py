@@ -143,6 +143,16 @@ def test_an_unlabelled_folder_is_pretrained_on(tmp_path):
     page = pipeline.run(tiny.config("nominal", "rotnet", **changes), tmp_path / "run")
     assert page.exists()
     assert not (tmp_path / "run" / "finetune").exists()
+    for split in ("validation", "test"):  # other splits of it may have labels
+        for name in ("cat", "dog"):
+            tiny.folder_of_images(images / split / name, 2)
+    tiny.folder_of_images(images / "train", 20)
+    config = parse(tiny.config(data__name=f"folder:{images}", finetune__split="validation",
+                               evaluate__split="test").to_dict())  # fmt: skip
+    sets = pipeline._opened(config, config.stages)
+    assert {key: source.num_classes for key, source in sets.items()} == {
+        "pretrain": 0, "finetune": 2, "evaluate": 2,
+    }  # fmt: skip
 
 
 def test_a_workdir_of_another_config_is_refused(finished):
@@ -154,6 +164,7 @@ def test_what_computes_the_same_may_change_on_the_way(finished, tmp_path):
     """Such as on a smaller machine: none of these makes another run of it."""
     shutil.copytree(finished, tmp_path / "run")
     changes = {"fsdp": True, "remat": True, "log_every": 3, "save_every": 5, "data__dir": "/sets"}
+    changes |= {"evaluate__batch_size": 16}
     pipeline.run(tiny.config(**changes), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["fsdp"] is True
 

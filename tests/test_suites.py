@@ -509,10 +509,10 @@ def test_a_curve_is_of_one_number_of_images_and_its_radii_go_up():
 
     asked = ((50, 0.0), (50, 0.25), (20, 0.0), (20, 0.1), (50, 0.125))
     records = [record(*pair) for pair in asked]
-    found = page.curves(records, lambda r: f"{r['n']} images", lambda attack: attack["name"])
+    found = page.curves(records, lambda r: f"{r['n']} images", lambda r: f"{r['n']} by pgd")
     assert {name: [point[:2] for point in points] for name, points in found["l2"].items()} == {
-        "50 images, pgd": [[0, 0.5], [0.125, 0.375], [0.25, 0.25]],
-        "20 images, pgd": [[0, 0.2], [0.1, pytest.approx(0.1)]],
+        "50 by pgd": [[0, 0.5], [0.125, 0.375], [0.25, 0.25]],
+        "20 by pgd": [[0, 0.2], [0.1, pytest.approx(0.1)]],
     }
 
 

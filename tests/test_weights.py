@@ -619,6 +619,8 @@ def test_options_that_do_not_fit(options, said, tmp_path):
         ({"mean": (124.0, 116.0, 104.0)}, r"--mean=.*in units of pixels in \[0, 1\]"),
         ({"std": (0.5, 0.5, 0.0)}, "--std="),
         ({"mean": (0.5,)}, "expected one number for red"),
+        ({"std": ()}, "--std="),
+        ({"image_size": 0}, "image_size=0: must be 1 or more"),
         ({"mean": (float("nan"),) * 3}, "--mean="),
         ({"heads": 0}, "heads=0: must be 1 or more"),
     ],

@@ -24,7 +24,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         mine = [r for r in records if r["suite"] == suite]
         sections[f"Suite {suite}"] = _scores(mine)
         if suite == "robust":
-            found = curves(mine, lambda r: ", ".join(_images(r)), lambda attack: attack["name"])
+            found = curves(mine, _of_images, lambda r: f"{_of_images(r)}, {r['attack']['name']}")
             sections["Robust curve"] = robust_panels(found, workdir / "figures")
         if any(_is_cell(r) for r in mine):
             sections[f"Corruptions, {suite}"] = _cells(mine)
@@ -51,7 +51,7 @@ def _headline(records: Sequence[Record]) -> Html:
     own: dict[tuple[str, ...], Record] = {}
     for r in records:
         under = f"under {threat(r['attack'])}" if r["attack"] else ""
-        which = (r["dataset"], under, *_images(r)[1:])
+        which = (r["dataset"], under, *(_images(r)[1:] if r["suite"] == "robust" else ()))
         first = own.setdefault(which, r)  # the first metric of a row is its own
         if under and r["value"] < first["value"]:  # the attack that found more
             own[which] = r
@@ -113,23 +113,25 @@ def _under(attack: Mapping[str, Any] | None) -> str:
 def curves(
     records: Sequence[Record],
     images: Callable[[Record], str],
-    search: Callable[[Mapping[str, Any]], str] = lambda attack: "",
+    name: Callable[[Record], str] | None = None,
 ) -> dict[str, dict[str, list[list[float]]]]:
     """Norm -> name of a curve -> its points (radius, value, low, high), the clean one first; of
     several attacks of one name and radius the worst.
 
-    A name is ``images``, which a record is of, and the words on its attack, ``search``.
+    ``images`` are those a record is of, in words, and the name too where ``name`` is not given.
     """
+    clean = {images(r): r for r in reversed(records) if not r["attack"]}
     worst: dict[str, dict[str, dict[float, list[float]]]] = {}
     for r in records:
         if not r["attack"]:
             continue
-        norm, name = r["attack"]["norm"], ", ".join(filter(None, (images(r), search(r["attack"]))))
-        points = worst.setdefault(norm, {}).setdefault(name, {})
-        for one in (r, *(c for c in records if not c["attack"] and images(c) == images(r))):
-            at = one["attack"]["epsilon"] * (255 if norm == "linf" else 1) if one["attack"] else 0.0
-            point = [at, one["value"], *one["ci95"]]
-            points[at] = min(points.get(at, point), point)
+        norm, start = r["attack"]["norm"], clean.get(images(r))
+        points = worst.setdefault(norm, {}).setdefault((name or images)(r), {})
+        if start:
+            points[0.0] = [0.0, start["value"], *start["ci95"]]
+        at = r["attack"]["epsilon"] * (255 if norm == "linf" else 1)
+        point = [at, r["value"], *r["ci95"]]
+        points[at] = min(points.get(at, point), point)
     return {
         norm: {name: [points[at] for at in sorted(points)] for name, points in named.items()}
         for norm, named in worst.items()
@@ -151,6 +153,10 @@ def _images(record: Record) -> list[str]:
     """Which images were attacked, in words."""
     facts = record["dataset"], record.get("prepared"), f"{record['n']:,} images"
     return [fact for fact in facts if fact]
+
+
+def _of_images(record: Record) -> str:
+    return ", ".join(_images(record))
 
 
 def _ladder(path: pathlib.Path) -> Html:

@@ -56,15 +56,15 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
     kept = [r for r in records if r["suite"] == name and r["kind"] == "row"]
     done = {dataset for dataset, own in _own(kept).items() if own["value"] is not None}
     others = [r for r in records if r["suite"] != name]
-    base = {"suite": name, "stage": model.stage, "step": model.step, "seed": options.seed}
+    of = {"stage": model.stage, "step": model.step, "seed": options.seed}
     kept = [r for r in kept if r["dataset"] in done]
     for row in SUITES[name]:
         if row.name not in done:
-            kept += [{**base, **r} for r in _score(row, model, options, workdir / "figures")]
+            kept += [{"suite": name, **r} for r in _score(row, model, options, workdir / "figures")]
             write_json(path, others + kept)
     order = [row.name for row in SUITES[name]]
     kept.sort(key=lambda r: order.index(r["dataset"]))  # one that was missing came last
-    records = others + kept + [{**base, **r} for r in summary(name, kept)]
+    records = others + kept + [{"suite": name, **of, **r} for r in summary(name, kept)]
     write_json(path, records)
     _say_what_lacks(name, kept)
     return records
@@ -91,7 +91,8 @@ def _own(records: Sequence[Record]) -> dict[str, Record]:
 
 def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> list[Record]:
     """A record for each metric of a row; a single one, without a value, where it has no score."""
-    base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}"}
+    base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}",
+            "stage": model.stage, "step": model.step, "seed": options.seed}  # fmt: skip
     size, resize = model.architecture.image_size, resize_of(row, model)
     try:
         source = opened(row, model, options.data_dir)

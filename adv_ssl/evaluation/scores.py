@@ -16,7 +16,7 @@ from adv_ssl.data.sources import Source
 from adv_ssl.evaluation.predict import classifier
 from adv_ssl.keys import named
 from adv_ssl.models.vit import Architecture
-from adv_ssl.names import search_name, threat
+from adv_ssl.names import search_name
 from adv_ssl.preemption import stop_if_asked
 from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
 from adv_ssl.task import Batch, PyTree, pixels
@@ -134,8 +134,11 @@ def sentence(record: Mapping[str, Any]) -> str:
     if record["value"] is None:
         return f"{record['dataset']}: missing: {record['missing']}"
     attack, (low, high) = record["attack"], record["ci95"]
-    under = f"{search_name(attack)} {threat(attack)}" if attack else "clean"
-    stage = f"{record['stage']}: " if record.get("stage") else ""
+    under = "clean"
+    if attack:
+        steps = f"-{attack['steps']}" if "steps" in attack else ""
+        under = f"{search_name(attack)}{steps} {attack['norm']} {attack['epsilon']:g}"
+    stage = f"{record['stage']}: " if record["stage"] else ""
     text = (
         f"{stage}{record['dataset']}, {under}: {record['metric']} {record['value']:.2%} "
         f"[{low:.2%}, {high:.2%}], n={record['n']}, {record['seconds']:.1f} s"

@@ -14,7 +14,8 @@ from adv_ssl.files import write_atomically
 from adv_ssl.paper import filters, runner
 from adv_ssl.paper.grid import Cell
 
-FILES = ("config.json", "evaluation.json", "provenance.json", "results.json", filters.FILE)
+JSON = ("config.json", "evaluation.json", "provenance.json", "results.json")  # of a cell
+FILES = (*JSON, filters.FILE)  # Figure 4 shows filters as pre-training leaves them
 # What a file that is no archive, or a damaged or encrypted one, raises
 _NONE = (OSError, EOFError, UnicodeDecodeError, RuntimeError, lzma.LZMAError, zlib.error,
          zipfile.BadZipFile)  # fmt: skip
@@ -35,18 +36,17 @@ def pack(cells: Sequence[Cell], store: pathlib.Path, path: pathlib.Path) -> int:
         raise UserError(f"{store} has no cell of this --scale that is done: nothing to pack.")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
-        for place in (f"{cell.name}/{name}" for cell in done.values() for name in _files(cell)):
+        for place in (
+            f"{cell.name}/{name}"
+            for cell in done.values()
+            for name in (FILES if cell.kind == "pretrain" else JSON)
+        ):
             if (store / place).exists():
                 member = zipfile.ZipInfo(place)  # no date: the same bytes again
                 member.compress_type = zipfile.ZIP_LZMA
                 archive.writestr(member, _content(store / place, store))
     write_atomically(path, content.getvalue())
     return len(done)
-
-
-def _files(cell: Cell) -> tuple[str, ...]:
-    """Figure 4 shows filters as pre-training leaves them."""
-    return FILES if cell.kind == "pretrain" else tuple(n for n in FILES if n != filters.FILE)
 
 
 def _content(path: pathlib.Path, store: pathlib.Path) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from adv_ssl.files import read_arrays
 from adv_ssl.markup import Html, image, join, tag
 from adv_ssl.names import METHOD_TITLES, radius
-from adv_ssl.paper import figures, grid
+from adv_ssl.paper import figures, grid, runner
 from adv_ssl.paper.grid import Model
 from adv_ssl.paper.layouts import GROUPS, Places
 from adv_ssl.recipes import METHODS, THREATS
@@ -52,10 +52,14 @@ def section(
         "claim C30 is for the eye.",
         class_="note",
     )
-    command = f"python -m adv_ssl.paper run --scale={scale} --store={called} --only="
-    lines = [tag("li", tag("code", command + shlex.quote(name))) for name in lacks]
-    missing = [tag("p", "missing, or packed without its pictures:", class_="missing"),
-               tag("ul", *lines)] if lacks else []  # fmt: skip
+    words = ["python", "-m", "adv_ssl.paper", "run", f"--scale={scale}", f"--store={called}"]
+    lines = []
+    for cell in (cell for cell in grid.cells(scale) if cell.name in lacks):
+        how = shlex.join([*words, f"--only={cell.name}"])
+        if runner.done(cell, folder):
+            how = f"{cell.name} is done, and its pictures are elsewhere: remove it and run it again"
+        lines.append(tag("li", tag("code", how)))
+    missing = [tag("p", "missing:", class_="missing"), tag("ul", *lines)] if lacks else []
     if not sheets:
         return join(note, *missing)
     drawn = figures.filter_sheets(sheets)

@@ -213,6 +213,12 @@ def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> 
         yield _scores("robust", "robust", this, "finetune", robust)
 
 
+def searched(cell: Cell) -> tuple[str, str | None]:
+    """Of a cell that scores under attack: the attack, such as pgd-l2, and on how many images."""
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in cell.flags)
+    return f"{flags.get('attack', 'apgd')}-{flags['norm']}", flags.get("images")
+
+
 def _scores(
     kind: str,
     folder: str,

@@ -112,8 +112,16 @@ def _of_cells(store: Store, scale: str) -> tuple[Record, ...]:
     """Scores that are cells of the grid: others, as of a run with more steps or of another attack,
     are in no exhibit.
     """
-    names = {cell.name.removeprefix(f"{scale}/") for cell in grid.cells(scale)}
-    return tuple(record for record in store.records if record.folder in names)
+    cells = {cell.name.removeprefix(f"{scale}/"): cell for cell in grid.cells(scale)}
+
+    def counts(record: Record) -> bool:
+        cell = cells.get(record.folder)
+        if cell is None or record.suite != "robust":
+            return cell is not None
+        attack, images = grid.searched(cell)
+        return record.attack in ("", attack) and images in (None, str(record.n))
+
+    return tuple(filter(counts, store.records))
 
 
 # ---- exhibits -------------------------------------------------------------------------------
@@ -123,10 +131,10 @@ def _exhibit(layout: Layout, study: Study, out: pathlib.Path) -> Html:
     """The paper's picture, ours, both number by number, and all of it as a CSV file."""
     name, title = layout.name, TITLES[layout.name][1]
     printed = layouts("imagenet", study.theirs)[name]
-    norm = grid.SCALES[study.scale].robust[1]
+    theirs, ours = (grid.SCALES[scale].robust[1] for scale in ("imagenet", study.scale))
     pictures = [
-        _picture("paper", printed, study.theirs, _band(study.theirs), norm, out),
-        _picture("ours", layout, study.ours.whole, _level(study.ours.whole), norm, out),
+        _picture("paper", printed, study.theirs, _band(study.theirs), theirs, out),
+        _picture("ours", layout, study.ours.whole, _level(study.ours.whole), ours, out),
     ]
     write_csv(out / f"{name}.csv", (*layout.fields, *_COLUMNS), _numbers(layout, study))
     note = f"Bold is ours, below it the paper's and the difference; {LACKS} {NOTES[name]}"

@@ -20,7 +20,7 @@ from adv_ssl.checkpoint import begun, in_part
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation.predict import IN_PART
 from adv_ssl.files import Busy, held, is_held, read_json
-from adv_ssl.paper.grid import Cell
+from adv_ssl.paper.grid import Cell, searched
 from adv_ssl.preemption import Preempted, stop_if_asked
 
 DONE, RUNNING, MISSING = "done", "running", "missing"  # states of a cell
@@ -63,9 +63,9 @@ def _flag(cell: Cell, name: str) -> str | None:
 
 def _is_curve(cell: Cell, record: Mapping[str, Any]) -> bool:
     """Whether a score is of the cell's attack, on as many images: the folder may have others."""
-    attack, images = _flag(cell, "attack") or "apgd", _flag(cell, "images")
+    attack, images = searched(cell)
     of = record["attack"] or {}
-    same = (of.get("name"), of.get("norm")) == (attack, _flag(cell, "norm"))
+    same = f"{of.get('name')}-{of.get('norm')}" == attack
     return same and images in (None, str(record["n"]))
 
 

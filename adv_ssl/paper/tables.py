@@ -16,7 +16,6 @@ from adv_ssl.recipes import METHODS
 from adv_ssl.recipes import paper as paper_sets
 
 TABLES = ("figure1", "figure2", "figure3", "figure5", "table1")
-SEARCHES = ("autoattack", "apgd", "pgd")  # the first that was run is Figure 5's
 SELECTIONS = ("test", "held_out")  # what the best radius and decay are the best on
 Rows = dict[str, Score]  # of one model and seed, by variant
 Runs = dict[Model, dict[int, Rows]]
@@ -29,7 +28,7 @@ class Ours:
     whole: Exhibits
     seeds: Mapping[int, Exhibits]
     needed: tuple[int, ...]  # seeds, without which nothing is judged
-    attack: str = ""  # of Figure 5, such as apgd-l2: the strongest that was run; "": none
+    attack: str = ""  # of Figure 5, such as apgd-l2; "": none was run
 
 
 class _Choice(NamedTuple):
@@ -59,10 +58,9 @@ def ours(records: Sequence[Record], scale: Scale, selection: str = "test") -> Ou
         elif r.stage == "finetune" and r.suite == "main" and not r.attack:
             held_out[model].append(r.value)
     choice = _chosen(runs, held_out, scale, selection)
-    attack = _strongest(records, scale)
-    shown = [r for r in records if r.suite != "robust" or r.attack in ("", attack)]
+    attack = next((r.attack for r in records if r.suite == "robust" and r.attack), "")
     seeds = {
-        seed: _of_seed([r for r in shown if r.seed == seed], seed, runs, choice, scale)
+        seed: _of_seed([r for r in records if r.seed == seed], seed, runs, choice, scale)
         for seed in sorted({r.seed for r in records})
     }
     return Ours(_merged(list(seeds.values()), choice, scale), seeds, scale.seeds, attack)
@@ -126,7 +124,7 @@ def _best_of_each(merits: Mapping[Model, Any], fields: int) -> dict[tuple[Any, .
 
 def _mean(rows: Rows, variants: Sequence[str]) -> Score | None:
     """Over the variants, unweighted (F5); None unless all are there. The interval is their mean
-    interval: wide enough even if they hang together.
+    interval: wide enough even if they are correlated.
     """
     if any(variant not in rows for variant in variants):
         return None
@@ -181,13 +179,6 @@ def _robust(records: Sequence[Record], scale: Scale) -> dict[tuple[float, float]
         for r in records
         if r.suite == "robust" and r.stage == "finetune" and r[:3] == scale.robust
     }
-
-
-def _strongest(records: Sequence[Record], scale: Scale) -> str:
-    """The attack of Figure 5; "": none was run."""
-    done = {r.attack for r in records if r.suite == "robust" and r[:3] == scale.robust}
-    names = [f"{name}-{scale.robust[1]}" for name in SEARCHES]
-    return next((name for name in names if name in done), "")
 
 
 def _transfers(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Score]:

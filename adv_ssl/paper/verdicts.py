@@ -99,10 +99,10 @@ def judged(theirs: Exhibits, ours: Ours) -> Judged:
     return [(claim, judge(claim, theirs), judge_ours(claim, ours)) for claim in claims()]
 
 
-def section(judged: Judged, comparable: bool, out: pathlib.Path) -> Html:
+def section(found: Judged, comparable: bool, out: pathlib.Path) -> Html:
     """The table of claims, and claims.csv. ``comparable``: ours may be set beside the paper's."""
     rows, lines = [], []
-    for claim, theirs, ours in judged:
+    for claim, theirs, ours in found:
         number, difference = _claimed(claim, ours, comparable)
         stated = "" if claim.stated is None else f"{claim.stated:+.2f}"
         name = join(tag("b", claim.id), tag("br"), tag("small", claim.where))

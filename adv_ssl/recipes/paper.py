@@ -35,7 +35,7 @@ RUN: Tree = {
     "evaluate": {
         "split": PAPER("validation", "F"),
         "resize": REF(256, "F"),
-        "batch_size": OURS(256),
+        "batch_size": OURS(64),
         "attacks": OPEN(tuple(("l2", r, 40) for r in (0.125, 0.25, 0.5, 1.0, 2.0)), "A24, A25"),
         "attacked": OPEN(5000, "A24"),
         "reach": OPEN(2.5, "A25"),

@@ -87,7 +87,8 @@ def _fitted(
         tested = selftest.check(old, made.params, raw.manifest.get("outputs"))
     mean, std = _normalisation(raw.manifest or stated, made, options)
     fit.fold_normalisation(made, mean, std)
-    architecture = dataclasses.replace(old, image_size=options.image_size or old.image_size)
+    size = old.image_size if options.image_size is None else options.image_size
+    architecture = dataclasses.replace(old, image_size=size)
     fit.resize_positions(made, old, architecture.image_size)
     made.rows += missing
     head = made.params.get("head/kernel")
@@ -135,11 +136,13 @@ def _normalisation(
     usual = {"mean": _HALF, "std": _HALF} if made.google else {"mean": MEAN, "std": STD}
     values = []
     for name, default in usual.items():
-        value = getattr(options, name) or stated.get(name)
+        value, given = getattr(options, name), f"--{name}"
+        if value is None:
+            value, given = stated.get(name), f"its {name}"
         if value is None:
             value = default
             made.notes.append(f"{name} of pixels {', '.join(f'{v:g}' for v in value)}: assumed")
-        values.append(_rgb(f"its {name}" if getattr(options, name) is None else f"--{name}", value))
+        values.append(_rgb(given, value))
     return values[0], values[1]
 
 
