@@ -107,7 +107,8 @@ def _refused(error: Exception) -> str:
         return (
             f"out of memory ({str(error)[:100]}): go on with config.remat=True, with "
             "config.fsdp=True on several devices or, in scoring, a lower "
-            "config.evaluate.batch_size; or begin a new --workdir with a higher config.STAGE.accumulation."
+            "config.evaluate.batch_size; or begin a new --workdir with a higher "
+            "config.STAGE.accumulation."
         )
     if disk_full(error):
         name = getattr(error, "filename", None)
