@@ -364,7 +364,8 @@ def test_an_l2_radius_that_is_written_as_one_in_linf_is_doubted(radius, doubted)
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
             "out of memory (RESOURCE_EXHAUSTED: 9 GB): go on with config.remat=True, with "
             "config.fsdp=True on several devices or, in scoring, a lower "
-            "config.evaluate.batch_size; or begin a new --workdir with a higher config.STAGE.accumulation.",
+            "config.evaluate.batch_size; or begin a new --workdir with a higher "
+            "config.STAGE.accumulation.",
         ),
     ],
 )
