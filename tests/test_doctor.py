@@ -531,7 +531,8 @@ def test_the_table_of_the_page_is_the_code_s():
 
 def test_what_the_page_says_is_there():
     assert set(re.findall(r"--(?:config\.)?(\w+)", PAGE)) == {
-        "prepare", "data_dir", "thorough", "data", "config", "pretrain", "finetune", "workdir",
+        "prepare", "data_dir", "thorough", "data", "config", "model", "pretrain", "finetune",
+        "evaluate", "workdir",
     }  # fmt: skip
     assert f"{check.SAMPLE} images of each split" in PAGE
     assert ", ".join(f"`{suffix}`" for suffix in SUFFIXES) in PAGE
