@@ -23,8 +23,8 @@ test: install  ## a file of tests to each process, four at most
 	$(PYTEST) -m "not slow and not reference" -n auto --maxprocesses 4 \
 	  --dist loadfile --no-loadscope-reorder
 
-test-slow: install  ## kills, full-size runs: two hours on two cores
-	$(PYTEST) -m slow
+test-slow: install  ## kills, full-size runs, compiled as users' are: two hours on two cores
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow
 
 test-reference: install  ## needs `pip install -e '.[reference]'`
 	$(PYTEST) -m reference
