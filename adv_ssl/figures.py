@@ -28,8 +28,8 @@ def filter_components(
 
     The filters are standardised first: every pixel has its mean over the filters subtracted and is
     divided by its standard deviation over them (a pixel that is the same in all filters stays 0).
-    A component's sign is free: scikit-learn's rule is that its entry of largest magnitude is
-    positive, so that the figure is the same each time.
+    A component's sign is free: here its entry of largest magnitude is positive, so that the figure
+    is the same each time.
 
     Args:
       kernel: [patch * patch * 3, width]: a filter a column, pixels in (row, col, channel) order.
@@ -39,15 +39,26 @@ def filter_components(
     Returns:
       Components [K, patch, patch, 3], each rescaled from its min..max to [0, 1], largest share of
       variance first; and those shares [K], of a sum of at most 1.
-    """
-    from sklearn.decomposition import PCA  # here: it takes seconds to load, training does without
-    from sklearn.preprocessing import StandardScaler
 
-    filters = StandardScaler().fit_transform(np.asarray(kernel, np.float64).T)
-    pca = PCA(min(count, *filters.shape), svd_solver="full").fit(filters)
-    low, high = (end(pca.components_, axis=1, keepdims=True) for end in (np.min, np.max))
-    scaled = (pca.components_ - low) / (high - low)
-    return scaled.reshape(-1, patch, patch, 3).astype(np.float32), pca.explained_variance_ratio_
+    Raises:
+      ValueError: if the kernel does not have patch * patch * 3 rows.
+    """
+    if kernel.ndim != 2 or kernel.shape[0] != patch * patch * 3:
+        raise ValueError(f"kernel {kernel.shape}: expected [{patch} * {patch} * 3, width].")
+    filters = np.asarray(kernel, np.float64).T
+    filters = filters - filters.mean(0)
+    spread = filters.std(0)
+    filters = filters / np.where(spread > 1e-12, spread, 1.0)
+    _, singular, components = np.linalg.svd(filters, full_matrices=False)
+    total = np.sum(singular**2)
+    explained = singular**2 / (total if total > 0 else 1.0)
+    k = min(count, len(singular))
+    components = components[:k]
+    largest = np.abs(components).argmax(1)
+    components = components * np.sign(components[np.arange(k), largest])[:, None]
+    low, high = components.min(1, keepdims=True), components.max(1, keepdims=True)
+    scaled = (components - low) / np.where(high > low, high - low, 1.0)
+    return scaled.reshape(k, patch, patch, 3).astype(np.float32), explained[:k]
 
 
 def amplification(perturbation: np.ndarray) -> float:

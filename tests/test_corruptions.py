@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.datasets import load_sample_images
 
 from adv_ssl.data.corruptions import CIFAR, IMAGENET, SEVERITIES, TYPES, corrupt
+from adv_ssl.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "corruptions.npz"
 GOLDEN_TYPES = (
@@ -274,3 +275,15 @@ def test_frost_is_a_weighted_sum_with_a_texture_in_the_colours_of_the_photograph
             seen.add(int(away.argmin()))
             assert 10 < frost.std((0, 1)).mean() / added < 50
     assert seen == set(range(4))
+
+
+# ---- mistakes -------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line():
+    image = plain(0, 16, 16)
+    with pytest.raises(UserError, match=r"^corruption='rain': choose from gaussian_noise, .*\.$"):
+        corrupt(image, "rain", 1, 0)
+    for severity in (0, 6, 1.5):
+        with pytest.raises(UserError, match=rf"^severity={severity} of fog: .* from 1 to 5\.$"):
+            corrupt(image, "fog", severity, 0)

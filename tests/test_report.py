@@ -348,6 +348,14 @@ def test_filter_components_laws(patch: int, width: int) -> None:
     np.testing.assert_allclose(again[:-1], components[:-1], atol=1e-5)
 
 
+def test_filter_components_refuse_another_patch() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        figures.filter_components(np.zeros((48, 8)), patch=8)
+    components, explained = figures.filter_components(np.zeros((48, 8)), patch=4)
+    assert np.isfinite(components).all()
+    assert explained.sum() == 0
+
+
 @pytest.mark.parametrize(
     ("largest", "factor"),
     [(8 / 255, 10), (6 / 255, 20), (1 / 255, 100), (0.05, 10), (0.12, 4), (1.0, 0.5), (0.0, 1)],

@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from adv_ssl.errors import UserError
+
 Seed = int | tuple[int, ...] | np.random.Generator
 Severities = dict[str, tuple[Any, ...]]
 
@@ -104,7 +106,14 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: Seed) -> np.ndarr
 
     Returns:
       uint8 [H, W, 3].
+
+    Raises:
+      UserError: no such type or severity.
     """
+    if name not in TYPES:
+        raise UserError(f"corruption={name!r}: choose from {', '.join(TYPES)}.")
+    if severity not in SEVERITIES:
+        raise UserError(f"severity={severity!r} of {name}: choose a whole number from 1 to 5.")
     table = CIFAR if image.shape[:2] == (32, 32) else IMAGENET
     rng = np.random.default_rng(seed)
     x = image.astype(np.float32) / 255

@@ -1,7 +1,6 @@
 """Figure 4: the patch embedding's filters of the best encoders, by method and threat (I21, C30)."""
 
 import pathlib
-import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -38,11 +37,13 @@ def section(
     for threat in THREATS:
         for method in METHODS:
             epsilon = places.shown(method, threat)
-            found = _of_first_seed(scale, method, threat, epsilon, folder)
-            if isinstance(found, str):
-                lacks.append(found)
+            names = _cells(scale, method, threat, epsilon)
+            sheets_of = ((seed, _components(folder / name / FILE)) for seed, name in names.items())
+            found = [(seed, sheet) for seed, sheet in sheets_of if sheet is not None]
+            if not found:
+                lacks.append(next(iter(names.values())))
                 continue
-            seed, sheets[threat, method] = found
+            seed, sheets[threat, method] = found[0]
             size = f" {radius(threat, epsilon)}" if epsilon else ""
             told.append(f"{METHOD_TITLES[method]} {GROUPS[threat]}{size}, seed {seed}")
     note = tag(
@@ -52,10 +53,9 @@ def section(
         "claim C30 is for the eye.",
         class_="note",
     )
-    words = ["python", "-m", "adv_ssl.paper", "run", f"--scale={scale}", f"--store={called}"]
     lines = []
     for cell in (cell for cell in grid.cells(scale) if cell.name in lacks):
-        how = shlex.join([*words, f"--only={cell.name}"])
+        how = grid.run_command(scale, called, cell.name)
         if runner.done(cell, folder):
             how = f"{cell.name} is done, and its pictures are elsewhere: remove it and run it again"
         lines.append(tag("li", tag("code", how)))
@@ -66,17 +66,16 @@ def section(
     return join(tag("figure", image(out, "figure4_ours", drawn, "Filters")), note, *missing)
 
 
-def _of_first_seed(
-    scale: str, method: str, threat: str, epsilon: float, folder: pathlib.Path
-) -> tuple[int, np.ndarray] | str:
-    """(seed, components [K, p, p, 3]), or the name of the first seed's cell where none has any."""
+def _cells(scale: str, method: str, threat: str, epsilon: float) -> dict[int, str]:
+    """The cells that pre-train an encoder, by seed."""
     options = grid.SCALES[scale]
     first = Model(method, threat, epsilon, options.decays(method, threat, epsilon)[0])
-    names = {seed: grid.run_name(scale, first, seed) for seed in options.seeds}
-    for seed, name in names.items():
-        if (folder / name / FILE).exists():
-            try:
-                return seed, read_arrays(folder / name / FILE)["components"]
-            except Exception:  # damaged, as if it were not there: numpy raises almost anything
-                continue
-    return names[options.seeds[0]]
+    return {seed: grid.run_name(scale, first, seed) for seed in options.seeds}
+
+
+def _components(path: pathlib.Path) -> np.ndarray | None:
+    """[K, p, p, 3]; None: not there, or damaged."""
+    try:
+        return read_arrays(path)["components"]
+    except Exception:  # numpy raises almost anything
+        return None

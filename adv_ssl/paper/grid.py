@@ -140,6 +140,18 @@ class Cell(NamedTuple):
     stage: str = ""  # whose weights it takes, of the cell it needs: pretrain or finetune
     rows: tuple[str, ...] = ()  # of results.json, that an evaluation has to score
 
+    def flag(self, name: str) -> str | None:
+        """The value of a flag; ``None``: the command has it not."""
+        given = (flag.partition("=") for flag in self.flags)
+        return next((value for key, _, value in given if key == f"--{name}"), None)
+
+    def asks(self, attack: str, images: int) -> bool:
+        """Whether a score is one that a cell under attack asks for: by an attack, such as pgd-l2
+        ("": clean), on so many images.
+        """
+        own = f"{self.flag('attack') or 'apgd'}-{self.flag('norm')}"
+        return attack in ("", own) and self.flag("images") in (None, str(images))
+
     def arguments(self, store: str) -> list[str]:
         """The command line behind ``python``."""
         flags = [flag.replace("{store}", store) for flag in self.flags]
@@ -148,6 +160,12 @@ class Cell(NamedTuple):
     def command(self, store: str) -> str:
         """The command line for a shell, to be given in the project's folder."""
         return shlex.join(["python", *self.arguments(store)])
+
+
+def run_command(scale: str, store: object, only: str = "") -> str:
+    """The command line that runs what is missing of a scale, or of the cells ``only`` names."""
+    words = ["python", "-m", "adv_ssl.paper", "run", f"--scale={scale}", f"--store={store}"]
+    return shlex.join([*words, *([f"--only={only}"] if only else [])])
 
 
 def threat_folder(threat: str, epsilon: float) -> str:
@@ -211,12 +229,6 @@ def _model(name: str, scale: Scale, model: Model, encoder: Model, seed: int) -> 
     if model[:3] == scale.robust:
         robust = "--suite=robust", f"--norm={model.threat}", *scale.attack
         yield _scores("robust", "robust", this, "finetune", robust)
-
-
-def searched(cell: Cell) -> tuple[str, str | None]:
-    """Of a cell that scores under attack: the attack, such as pgd-l2, and on how many images."""
-    flags = dict(flag.removeprefix("--").split("=", 1) for flag in cell.flags)
-    return f"{flags.get('attack', 'apgd')}-{flags['norm']}", flags.get("images")
 
 
 def _scores(

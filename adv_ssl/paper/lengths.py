@@ -85,6 +85,6 @@ def section(
     lacks = [
         name for name, times in lengths.items() if any(times not in of for of in made.values())
     ]
-    commands = [f"python -m adv_ssl.paper run --scale={name} --store={called}" for name in lacks]
+    commands = [grid.run_command(name, called) for name in lacks]
     fill = ["What is missing is filled by ", tag("code", "; ".join(commands))] if lacks else []
     return join(tag("figure", picture), numbers, tag("p", note, *fill, class_="note"))

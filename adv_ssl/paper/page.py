@@ -4,7 +4,6 @@ A pure function of the store. What is missing is shown as missing, with the comm
 """
 
 import pathlib
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -118,8 +117,7 @@ def _of_cells(store: Store, scale: str) -> tuple[Record, ...]:
         cell = cells.get(record.folder)
         if cell is None or record.suite != "robust":
             return cell is not None
-        attack, images = grid.searched(cell)
-        return record.attack in ("", attack) and images in (None, str(record.n))
+        return cell.asks(record.attack, record.n)
 
     return tuple(filter(counts, store.records))
 
@@ -272,10 +270,7 @@ def _pair(layout: Layout, key: Key, study: Study) -> tuple[Score | None, Score |
 def _command(layout: Layout, key: Key, study: Study) -> str:
     """What fills a cell; "": nothing, it is not of the grid."""
     names = layout.fill(key)
-    if not names:
-        return ""
-    words = ["python", "-m", "adv_ssl.paper", "run", f"--scale={study.scale}"]
-    return shlex.join([*words, f"--store={study.folder}", f"--only={names}"])
+    return grid.run_command(study.scale, study.folder, names) if names else ""
 
 
 def _comparison(layout: Layout, study: Study) -> Html:
@@ -331,7 +326,7 @@ def _missing(missing: Sequence[grid.Cell], study: Study) -> Html:
     if not missing:
         left = tag("p", "Nothing: every cell is done.")
     else:
-        command = f"python -m adv_ssl.paper run --scale={study.scale} --store={study.folder}"
+        command = grid.run_command(study.scale, study.folder)
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(c.kind for c in missing).items())
         price = f"{prices.hours(missing, study.scale):,.0f} {prices.unit(study.scale)}"
         items = [tag("li", tag("code", cell.command(str(study.folder)))) for cell in missing]

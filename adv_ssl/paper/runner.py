@@ -20,7 +20,8 @@ from adv_ssl.checkpoint import begun, in_part
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation.predict import IN_PART
 from adv_ssl.files import Busy, held, is_held, read_json
-from adv_ssl.paper.grid import Cell, searched
+from adv_ssl.paper.grid import Cell
+from adv_ssl.paper.store import attack_name
 from adv_ssl.preemption import Preempted, stop_if_asked
 
 DONE, RUNNING, MISSING = "done", "running", "missing"  # states of a cell
@@ -48,25 +49,14 @@ def done(cell: Cell, store: pathlib.Path) -> bool:
         if any(IN_PART in flag for r in scored for flag in r.get("flags", ())):
             return False
         if cell.kind == "robust":
-            return any(_is_curve(cell, r) for r in scored)
+            attacked = (r for r in scored if r["attack"])  # the folder may have others' too
+            return any(cell.asks(attack_name(r["attack"]), r["n"]) for r in attacked)
         if cell.rows:
             return set(cell.rows) <= {r["dataset"] for r in scored}
         attacks = read_json(folder / "config.json", dict)["evaluate"]["attacks"]
         return sum(r["stage"] == "finetune" for r in scored) == 1 + len(attacks)
     except (OSError, UserError, AttributeError, KeyError, TypeError):
         return False
-
-
-def _flag(cell: Cell, name: str) -> str | None:
-    return next((f.partition("=")[2] for f in cell.flags if f.startswith(f"--{name}=")), None)
-
-
-def _is_curve(cell: Cell, record: Mapping[str, Any]) -> bool:
-    """Whether a score is of the cell's attack, on as many images: the folder may have others."""
-    attack, images = searched(cell)
-    of = record["attack"] or {}
-    same = f"{of.get('name')}-{of.get('norm')}" == attack
-    return same and images in (None, str(record["n"]))
 
 
 def _lock(cell: Cell, store: pathlib.Path) -> pathlib.Path:
@@ -78,7 +68,7 @@ def _made_by(cell: Cell, folder: pathlib.Path) -> bool:
     """Whether what lies in the cell's folder was made with its values, as far as its flags go."""
     if cell.module == "adv_ssl.evaluate":
         claim = read_json(folder / "evaluation.json", dict)
-        images = _flag(cell, "images")
+        images = cell.flag("images")
         same = str(claim.get("images", images)) == str(images)
         return same and claim["weights"].endswith(f"{cell.needs}/{cell.stage}")
     config = read_json(folder / "config.json", dict)

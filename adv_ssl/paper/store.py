@@ -118,7 +118,7 @@ def _score(result: Mapping[str, Any], scored: str | None, transferred: bool) -> 
         "suite": suite,
         "dataset": dataset,
         "metric": result["metric"],
-        "attack": _name(attack),
+        "attack": attack_name(attack),
         "radius": float(attack.get("epsilon", 0.0)),
         "value": float(result["value"]),
         "low": low,
@@ -128,7 +128,7 @@ def _score(result: Mapping[str, Any], scored: str | None, transferred: bool) -> 
     }
 
 
-def _name(attack: Mapping[str, Any]) -> str:
+def attack_name(attack: Mapping[str, Any]) -> str:
     """Such as apgd-l2; "" is none."""
     return f"{attack.get('name', 'pgd')}-{attack['norm']}" if attack else ""
 
