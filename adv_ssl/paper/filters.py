@@ -39,11 +39,11 @@ def section(
             epsilon = places.shown(method, threat)
             names = _cells(scale, method, threat, epsilon)
             sheets_of = ((seed, _components(folder / name / FILE)) for seed, name in names.items())
-            found = [(seed, sheet) for seed, sheet in sheets_of if sheet is not None]
-            if not found:
+            found = next(((seed, sheet) for seed, sheet in sheets_of if sheet is not None), None)
+            if found is None:
                 lacks.append(next(iter(names.values())))
                 continue
-            seed, sheets[threat, method] = found[0]
+            seed, sheets[threat, method] = found
             size = f" {radius(threat, epsilon)}" if epsilon else ""
             told.append(f"{METHOD_TITLES[method]} {GROUPS[threat]}{size}, seed {seed}")
     note = tag(
