@@ -24,9 +24,9 @@ from adv_ssl.paper import (
     filters,
     grid,
     kept,
-    lengths,
     page,
     runner,
+    scaling,
     store,
     tables,
     verdicts,
@@ -177,42 +177,47 @@ def test_numbers_over_seeds(tmp_path: pathlib.Path) -> None:
     assert swept.value == pytest.approx(52 + 1 / 3)
 
 
-def longer(folder: pathlib.Path) -> None:
-    """MAE's gain is 1 point with 0.5 between seeds at the first length, 3 with one seed at x4."""
+def followed_up(folder: pathlib.Path) -> None:
+    """MAE's gain is 1 point with 0.5 between seeds at the first length; of one seed each, 3 at x4
+    and 5 with ViT-Ti.
+    """
 
     def value(cell: Cell) -> Any:
         scale, _, threat, seed, *_ = cell.name.split("/")
-        gain = {"tiny": 1, "tiny_x4": 3}[scale] + 0.5 * (int(seed[-1]) - 1) * (scale == "tiny")
+        gain = {"tiny": 1, "tiny_x4": 3, "tiny_ti": 5}[scale]
+        gain += 0.5 * (int(seed[-1]) - 1) * (scale == "tiny")
         return lambda row: 50.0 + int(seed[-1]) + gain * (threat != "nominal") - (row == "c")
 
     for threat in ("nominal", "l2_0.07"):
         some("tiny", folder, f"tiny/mae/{threat}/*/gamma*", value)
         some("tiny_x4", folder, f"tiny_x4/mae/{threat}/seed1/gamma0.75*", value)
+        some("tiny_ti", folder, f"tiny_ti/mae/{threat}/seed2/gamma0.75*", value)
     some("tiny", folder, "tiny/mae/l2_0.15/*", lambda cell: lambda row: 99.0)  # is not followed
     some("tiny_x8", folder, "tiny_x8/mae/nominal/*")  # alone it has no gain
 
 
-def test_gains_by_length(tmp_path: pathlib.Path) -> None:
-    longer(tmp_path)
-    scales = ("tiny", *grid.LONGER["tiny"])
-    found = lengths.gains("tiny", {n: store.collect(tmp_path / n).records for n in scales})
+def test_gains_by_scale(tmp_path: pathlib.Path) -> None:
+    followed_up(tmp_path)
+    scales = ("tiny", *grid.follow_ups("tiny"))
+    found = scaling.gains("tiny", {n: store.collect(tmp_path / n).records for n in scales})
     half = 4.302653 * 0.5 / np.sqrt(3)  # Student's t of 2 degrees of freedom
     for variant in ("cifar10", "conflict", "c"):
         assert found[variant, "rotnet"] == {}
-        assert found[variant, "mae"].keys() == {1, 4}
-        assert found[variant, "mae"][1] == pytest.approx((1, 1 - half, 1 + half, 3))
-        assert found[variant, "mae"][4].value == pytest.approx(3)
-        assert found[variant, "mae"][4].low is None
+        assert found[variant, "mae"].keys() == {"tiny", "tiny_x4", "tiny_ti"}
+        assert found[variant, "mae"]["tiny"] == pytest.approx((1, 1 - half, 1 + half, 3))
+        assert found[variant, "mae"]["tiny_x4"].value == pytest.approx(3)
+        assert found[variant, "mae"]["tiny_x4"].low is None
+        assert found[variant, "mae"]["tiny_ti"].value == pytest.approx(5)
 
 
-def test_gains_by_length_are_on_the_page(tmp_path: pathlib.Path) -> None:
-    longer(tmp_path / "store")
+def test_gains_by_scale_are_on_the_page(tmp_path: pathlib.Path) -> None:
+    followed_up(tmp_path / "store")
     path = page.write("tiny", tmp_path / "store", tmp_path / "out")
-    told = path.read_text().partition('id="Length"')[2].partition("</section>")[0]
-    assert told.count("+1.0 (-0.2 to +2.2)") == told.count("+3.0") == 3
+    told = path.read_text().partition('id="Length-and-size"')[2].partition("</section>")[0]
+    assert told.count("+1.0 (-0.2 to +2.2)") == told.count("+3.0") == told.count("+5.0") == 3
     assert all(f"run --scale=tiny{times} --store={tmp_path}/store" in told
-               for times in ("", "_x2", "_x4", "_x8"))  # fmt: skip
-    assert (tmp_path / "out" / "lengths.png").exists()
+               for times in ("", "_x2", "_x4", "_x8", "_ti"))  # fmt: skip
+    assert (tmp_path / "out" / "scaling.png").exists()
 
 
 def robust(folder: pathlib.Path) -> None:

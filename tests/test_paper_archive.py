@@ -97,16 +97,16 @@ def test_a_store_of_any_name(planted, tmp_path, name):
     assert (tmp_path / "b.zip").read_bytes() == (tmp_path / "tiny.zip").read_bytes()
 
 
-def test_the_command_packs_the_longer_trainings_too(tmp_path, monkeypatch):
+def test_the_command_packs_the_follow_ups_too(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for scale in ("tiny", "tiny_x4"):
+    for scale in ("tiny", "tiny_x4", "tiny_ti"):
         cell = next(c for c in grid.cells(scale) if "/mae/nominal/seed1/" in c.name)
         plant(cell, tmp_path / "store", lambda _: 50.0)
     words = f"pack --scale=tiny --store={tmp_path}/store --archive={tmp_path}/a.zip"
     line = [sys.executable, "-m", "adv_ssl.paper", *words.split()]
-    assert subprocess.run(line, capture_output=True, text=True).stdout == "2 cells\n"
+    assert subprocess.run(line, capture_output=True, text=True).stdout == "3 cells\n"
     archive.unpack(tmp_path / "a.zip", tmp_path / "there")
-    assert {p.name for p in (tmp_path / "there").iterdir()} == {"tiny", "tiny_x4"}
+    assert {p.name for p in (tmp_path / "there").iterdir()} == {"tiny", "tiny_x4", "tiny_ti"}
 
 
 def test_cells_that_are_not_done_are_left_out(planted, tmp_path):

@@ -5,5 +5,5 @@
   ours, as one type.
 - claims, transfer_claims: what the paper says, held to such numbers, as findings; verdicts:
   whether it holds, over seeds.
-- layouts, figures, filters, prices, kept, lengths, page: how all of it is shown.
+- layouts, figures, filters, prices, kept, scaling, page: how all of it is shown.
 """

@@ -5,8 +5,8 @@ python -m adv_ssl.paper report --store=DIR|FILE.zip --out=DIR2 [--scale=SCALE]
     [--selection=test|held_out]
 python -m adv_ssl.paper pack|unpack --store=DIR --archive=FILE.zip [--scale=SCALE]
 
-SCALE is imagenet, cifar10 or tiny; tiny_x2, tiny_x4 and tiny_x8, to ``run``, are of longer
-pre-trainings, which tiny's ``report`` and ``pack`` take in.
+SCALE is imagenet, cifar10 or tiny; tiny_x2, tiny_x4, tiny_x8 and tiny_ti, to ``run``, are of longer
+pre-trainings and of ViT-Ti, which tiny's ``report`` and ``pack`` take in.
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
 was. ``--dry_run`` lists the cells with their states and the hours of their training,
 ``--print_jobs`` a shell command for each, each behind the one it needs. ``report`` writes the
@@ -76,8 +76,7 @@ def _work(words: Sequence[str]) -> None:
     if words[0] == "report":
         _report(store)
     elif words[0] == "pack":
-        longer = [grid.cells(name) for name in grid.LONGER.get(_SCALE.value, {})]
-        cells = list(itertools.chain(cells, *longer))
+        cells = list(itertools.chain(cells, *map(grid.cells, grid.follow_ups(_SCALE.value))))
         print(f"{archive.pack(cells, store, user_path(str(_ARCHIVE.value)))} cells")
     elif words[0] == "unpack":
         print(f"{archive.unpack(user_path(str(_ARCHIVE.value)), store)} cells in {store}")

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from adv_ssl.figures import COLOURS, INK, MARKERS, plain
-from adv_ssl.markup import TIMES
 from adv_ssl.names import METHOD_TITLES, axis
 from adv_ssl.paper.exhibits import Score
 from adv_ssl.paper.layouts import GROUPS, MISSING
@@ -147,17 +146,19 @@ def _errors(scores: Sequence[Score]) -> np.ndarray:
     return np.diff(ends).T
 
 
-def gains_by_length(
-    gains: Mapping[tuple[str, str], Mapping[int, Score]],
+def gains_by_scale(
+    gains: Mapping[tuple[str, str], Mapping[str, Score]],
     titles: Mapping[str, str],
-    lengths: Sequence[int],
+    scales: Mapping[str, str],
+    lengths: int,
 ) -> Figure:
     """What attacked pre-training is above nominal, a panel for each variant.
 
     Args:
-      gains: points by variant and method, by length; what is not there is left out.
+      gains: points by variant and method, by scale; what is not there is left out.
       titles: of the variants.
-      lengths: of pre-training, in times of the shortest, going up.
+      scales: their titles.
+      lengths: so many of the scales, the first, are lengths and make a curve.
     """
     figure = Figure(figsize=(8.4, 3.2), dpi=180)
     panels = figure.subplots(1, len(titles), squeeze=False)[0]
@@ -166,9 +167,12 @@ def gains_by_length(
         axes.axhline(0, color=INK, linestyle="--", linewidth=1.2)
         for i, method in enumerate(METHODS):
             if found := gains.get((variant, method)):
-                points = [(place, found[n]) for place, n in enumerate(lengths) if n in found]
-                _curve(axes, points, i, METHOD_TITLES[method])
-        _spaced(axes, f"{title}: attacked minus nominal", [f"{TIMES}{n}" for n in lengths])
+                points = [(place, found[n]) for place, n in enumerate(scales) if n in found]
+                curve = [point for point in points if point[0] < lengths]
+                _curve(axes, curve, i, METHOD_TITLES[method])
+                for point in points[len(curve) :]:
+                    _curve(axes, [point], i, "_")  # not in the legend
+        _spaced(axes, f"{title}: attacked minus nominal", [*scales.values()])
     _legend(figure, panels[0])
     return figure
 

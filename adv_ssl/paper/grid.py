@@ -102,11 +102,14 @@ _TINY = dataclasses.replace(
 )
 
 
-def _longer(times: int) -> Scale:
-    """``tiny`` with longer pre-trainings, of two methods, nominal and at their first L2 radius."""
+def _followed_up(times: int = 1, recipe: str = _TINY.recipe) -> Scale:
+    """``tiny`` with longer pre-trainings or a larger model, of two methods, nominal and at their
+    first L2 radius.
+    """
     followed = {(m, t): _TINY.radii[m, t][:1] for m in ("mae", "rotnet") for t in ("nominal", "l2")}
     return dataclasses.replace(
         _TINY,
+        recipe=recipe,
         radii=followed,
         gammas=(0.75,),
         robust=("", "", 0.0),  # Figure 5 is of the scale itself
@@ -114,10 +117,21 @@ def _longer(times: int) -> Scale:
     )
 
 
-LONGER = {"tiny": {f"tiny_x{times}": times for times in (2, 4, 8)}}  # follow-ups of a scale
-SCALES = {"imagenet": _IMAGENET, "cifar10": _CIFAR10, "tiny": _TINY} | {
-    name: _longer(times) for name, times in LONGER["tiny"].items()
+# Follow-ups of a scale: times of its steps, and its name with a larger model
+LONGER = {"tiny": {f"tiny_x{times}": times for times in (2, 4, 8)}}
+LARGER = {"tiny": {"tiny_ti": "ViT-Ti"}}
+SCALES = {
+    "imagenet": _IMAGENET,
+    "cifar10": _CIFAR10,
+    "tiny": _TINY,
+    **{name: _followed_up(times) for name, times in LONGER["tiny"].items()},
+    "tiny_ti": _followed_up(recipe="cifar10_ti"),
 }
+
+
+def follow_ups(scale: str) -> tuple[str, ...]:
+    """The scales that follow ``scale`` up: longer pre-trainings, then larger models."""
+    return (*LONGER.get(scale, ()), *LARGER.get(scale, ()))
 
 
 class Model(NamedTuple):

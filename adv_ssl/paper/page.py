@@ -16,7 +16,7 @@ from adv_ssl.figures import robust_accuracy
 from adv_ssl.files import write_atomically, write_csv
 from adv_ssl.markup import Html, document, image, join, table, tag
 from adv_ssl.names import axis, radius
-from adv_ssl.paper import figures, filters, grid, kept, lengths, prices, runner, tables, verdicts
+from adv_ssl.paper import figures, filters, grid, kept, prices, runner, scaling, tables, verdicts
 from adv_ssl.paper.exhibits import BASELINE, Exhibits, Score, paper
 from adv_ssl.paper.figures import Line, Sheet
 from adv_ssl.paper.layouts import (
@@ -70,7 +70,7 @@ def write(
       UserError: the scale has no page of its own, or ``out`` cannot be a folder.
     """
     options = grid.SCALES[scale]
-    if base := next((name for name, longer in grid.LONGER.items() if scale in longer), None):
+    if base := next((name for name in grid.SCALES if scale in grid.follow_ups(name)), None):
         raise UserError(f"--scale={scale} follows {base} up: the page of --scale={base} shows it.")
     if selection == "held_out" and not options.held_out:
         raise UserError(f"--selection=held_out: at --scale={scale} nothing is held out; take test.")
@@ -96,10 +96,10 @@ def write(
         sections[TITLES[layout.name][0]] = _exhibit(layout, study, out)
     if options.held_out:
         sections["Robustness kept"] = kept.section(counted, options, out)
-    if scale in grid.LONGER:
-        longer = {name: _of_cells(collect(folder / name), name) for name in grid.LONGER[scale]}
-        records = {scale: counted} | longer
-        sections["Length"] = lengths.section(scale, records, study.folder, out)
+    if follow_ups := grid.follow_ups(scale):
+        records = {name: _of_cells(collect(folder / name), name) for name in follow_ups}
+        records[scale] = counted
+        sections["Length and size"] = scaling.section(scale, records, study.folder, out)
     sections["Missing"] = _missing(missing, study)
     sections["Scores"] = _records(store, len(counted), out)
     top = tag("h1", f"The paper and ours: {scale}"), _headline(judged, study, len(cells), missing)

@@ -1,6 +1,7 @@
-"""Whether the gain of attacked pre-training begins with its length: the follow-up of a small scale.
+"""Whether the gain of attacked pre-training begins with its length or with the size of the model:
+the follow-ups of a small scale.
 
-A gain is the score of an attacked encoder minus the nominal one's, of the same seed and length.
+A gain is the score of an attacked encoder minus the nominal one's, of the same seed and scale.
 """
 
 import itertools
@@ -14,20 +15,20 @@ from adv_ssl.paper.exhibits import Score, over_seeds
 from adv_ssl.paper.layouts import VARIANT_TITLES, difference
 from adv_ssl.paper.store import Record
 
-Gains = Mapping[tuple[str, str], Mapping[int, Score]]  # points by variant and method, by length
+Gains = Mapping[tuple[str, str], Mapping[str, Score]]  # points by variant and method, by scale
 
 
 def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
     """Of the followed radii and decay, over the seeds that have both scores.
 
-    ``records`` are those of the scale and of its longer ones, by name.
+    ``records`` are those of the scale and of its follow-ups, by name.
     """
     followed = _followed(scale)
     methods = [method for method, threat in followed.radii if threat == "l2"]
-    found: dict[tuple[str, str], dict[int, Score]] = {
+    found: dict[tuple[str, str], dict[str, Score]] = {
         key: {} for key in itertools.product(followed.variants, methods)
     }
-    for name, times in _lengths(scale).items():
+    for name in _titles(scale):
         scores = {
             (r.dataset, r.method, r.threat, r.seed): r.value
             for r in records[name]
@@ -36,31 +37,32 @@ def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
             and r.gamma in followed.gammas
             and r.epsilon in followed.radii.get((r.method, r.threat), ())
         }
-        for key, of_lengths in found.items():
+        for key, of_scales in found.items():
             differences = [
                 Score(100 * (scores[*key, "l2", seed] - scores[*key, "nominal", seed]))
                 for seed in followed.seeds
                 if {(*key, "l2", seed), (*key, "nominal", seed)} <= scores.keys()
             ]
             if differences:
-                of_lengths[times] = over_seeds(differences)
+                of_scales[name] = over_seeds(differences)
     return found
 
 
 def _followed(scale: str) -> grid.Scale:
-    """Any of the longer ones: they differ in steps alone."""
-    return grid.SCALES[next(iter(grid.LONGER[scale]))]
+    """Any of the follow-ups: they differ in steps and in the model alone."""
+    return grid.SCALES[grid.follow_ups(scale)[0]]
 
 
-def _lengths(scale: str) -> Mapping[str, int]:
-    return {scale: 1, **grid.LONGER[scale]}
+def _titles(scale: str) -> Mapping[str, str]:
+    lengths = {scale: 1, **grid.LONGER[scale]}
+    return {name: f"{TIMES}{n}" for name, n in lengths.items()} | grid.LARGER[scale]
 
 
 def section(
     scale: str, records: Mapping[str, Sequence[Record]], called: pathlib.Path, out: pathlib.Path
 ) -> Html:
     """The curves and their numbers; ``called`` is how commands name the store."""
-    made, lengths, followed = gains(scale, records), _lengths(scale), _followed(scale)
+    made, scales, followed = gains(scale, records), _titles(scale), _followed(scale)
     titles = dict(zip(followed.variants, VARIANT_TITLES[followed.suite], strict=True))
     encoders = {
         method: f"{METHOD_TITLES[method]}, L2 {radius('l2', radii[0])}"
@@ -69,22 +71,21 @@ def section(
     }
     rows = [
         (titles[variant], encoders[method],
-         *[difference(of_lengths.get(times)) for times in lengths.values()])
-        for (variant, method), of_lengths in made.items()
+         *[difference(of_scales.get(name)) for name in scales])
+        for (variant, method), of_scales in made.items()
     ]  # fmt: skip
-    heads = [f"{TIMES}{times}" for times in lengths.values()]
-    numbers = table(("top-1", "pre-training", *heads), rows, range(2, 2 + len(heads)))
+    heads = ("top-1", "pre-training", *scales.values())
+    numbers = table(heads, rows, range(2, len(heads)))
     picture = tag("p", "no numbers: nothing is scored yet", class_="missing")
     if any(made.values()):
-        drawn = figures.gains_by_length(made, titles, list(lengths.values()))
-        picture = image(out, "lengths", drawn, "gains by the length of pre-training")
+        drawn = figures.gains_by_scale(made, titles, scales, 1 + len(grid.LONGER[scale]))
+        picture = image(out, "scaling", drawn, "gains by the length of pre-training and the model")
     note = (
-        "Points that attacked pre-training is above nominal of the same length and seed, with the "
-        "95% interval over seeds. "
+        "Points that attacked pre-training is above nominal of the same seed, with the 95% "
+        f"interval over seeds: at {TIMES}1, this scale; with so many times the steps of "
+        "pre-training; and with a larger model. "
     )
-    lacks = [
-        name for name, times in lengths.items() if any(times not in of for of in made.values())
-    ]
+    lacks = [name for name in scales if any(name not in of for of in made.values())]
     commands = [grid.run_command(name, called) for name in lacks]
     fill = ["What is missing is filled by ", tag("code", "; ".join(commands))] if lacks else []
     return join(tag("figure", picture), numbers, tag("p", note, *fill, class_="note"))
