@@ -166,6 +166,8 @@ def projected_ascent(
 
         def total(x_adv: PyTree) -> tuple[Array, Array]:
             losses = objective(x_adv)
+            if losses.ndim != 1:
+                raise ValueError(f"an attack needs a loss for each image, not {losses.shape}")
             return losses.sum(), losses  # A14: an image's step does not depend on the batch's size
 
         def ascend(point: PyTree, _: None) -> tuple[PyTree, tuple[Array, Array]]:

@@ -190,9 +190,11 @@ class Checkpoints:
             if out_of_memory(error):
                 raise
             reason = in_one_line(error)
+            older = any(other < step for other in self._manager.all_steps())
+            then = "the checkpoint before it is taken" if older else "the stage is trained anew"
             raise UserError(
                 f"{self.folder / str(step)} is damaged ({type(error).__name__}: {reason}): "
-                "move it away, and the checkpoint before it is taken."
+                f"move it away, and {then}."
             ) from error
 
 

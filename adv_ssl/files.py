@@ -24,8 +24,10 @@ def user_path(given: str) -> pathlib.Path:
     """What an option, a key or a word names; shells leave a ~ behind ``=`` to us.
 
     Raises:
-      UserError: it is ~NAME, and nobody has that name.
+      UserError: it is ~NAME, and nobody has that name; or an address such as gs://BUCKET.
     """
+    if "://" in given:  # pathlib would make it a folder here, called gs:
+        raise UserError(f"{given} is no path of this machine: mount it, and name the folder.")
     try:
         return pathlib.Path(given).expanduser()
     except RuntimeError:

@@ -187,6 +187,13 @@ def _claim(
         raise UserError(
             f"--workdir={workdir} holds the scores of an evaluation: choose another --workdir."
         )
+    if not path.exists() and any(checkpoint.begun(workdir / name) for name in config.stages):
+        raise UserError(
+            f"{path} is gone, and the checkpoints beside it may be of another configuration: put "
+            "it back (that command with a new --workdir writes one), or choose another --workdir."
+        )
+    if (workdir / "results.json").exists():
+        read_json(workdir / "results.json", list, stage=str)
     if path.exists():
         theirs, ours = (
             flatten_dict({**c, "sources": {}}, sep=".") for c in (read_json(path, dict), plain)

@@ -119,6 +119,8 @@ def _headline(path: pathlib.Path) -> Html:
         title = f"Fine-tuning of {start}"
         return join(tag("h1", title), tag("p", " · ".join(setup), class_="setup"))
     name, attack = pretrain["task"]["name"], pretrain["attack"]
+    if attack and not attack["steps"]:
+        attack = None
     how = f"adversarial pre-training, {threat(attack)}" if attack else "nominal pre-training"
     title = f"{METHOD_TITLES.get(name, name)}: {how}"
     if attack:

@@ -188,6 +188,7 @@ def run(
             state = checkpoints.restore(sharding.with_shardings(shapes, shardings))
         start = int(state.step)
         if start == steps and not fresh:
+            _log.info("%s: its %d steps are done.", name, steps)
             return _fetched(state)
         peak = optim.peak_rate(stage.optimizer, stage.batch_size)
         _log.info(

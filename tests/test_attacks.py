@@ -225,6 +225,11 @@ def test_no_steps_give_back_the_very_input(norm, name):
     assert health == {}
 
 
+def test_a_loss_of_the_whole_batch_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"needs a loss for each image, not \(\)"):
+        pgd("l2", 1.0, 2)(lambda x: x.sum(), jnp.zeros((2, 4, 4, 3)), KEY)
+
+
 @pytest.mark.parametrize("norm", BALLS)
 def test_program_does_not_grow_with_the_steps(norm):
     def size(steps: int) -> int:

@@ -120,7 +120,7 @@ def test_labels_are_checked_where_they_are_read():
         records[5]
 
 
-def test_folder_with_split_folders(tmp_path: pathlib.Path):
+def test_folder_with_split_folders(tmp_path: pathlib.Path, caplog):
     for i, name in enumerate(("train/cat", "train/dog/puppies", "train/eel", "val/dog")):
         save(tmp_path / name / "a.PNG", i * 10)
     (tmp_path / "train/cat/notes.txt").write_text("not an image")
@@ -131,6 +131,10 @@ def test_folder_with_split_folders(tmp_path: pathlib.Path):
     assert contents(validation) == [(30, 1)]  # dog is 1 though cat is not there
     with pytest.raises(UserError, match=r"choose from train \(3 images\), validation \(1 images\)"):
         folder(tmp_path, "test")
+    assert not caplog.records
+    save(tmp_path / "val/Dog/a.png")
+    assert folder(tmp_path).num_classes == 4
+    assert "1 classes of validation have no image in train, such as Dog:" in caplog.text
 
 
 def test_folder_is_divided_by_file_name(tmp_path: pathlib.Path, caplog):

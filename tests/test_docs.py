@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import json
+import logging
 import pathlib
 import re
 import shlex
@@ -207,14 +208,22 @@ def test_what_the_pages_name_of_the_project_is_there():
     assert [p for p in paths if "NAME" not in p and not (ROOT / p).exists()] == []
 
 
-def test_the_lines_of_python_run(monkeypatch):
-    """All but the training."""
+def test_the_lines_of_python_run(monkeypatch, capsys):
+    """All but the training, whose lines are shown, and those of other libraries not."""
     (code,) = re.findall(r"## From Python\n\n((?:    .*\n|\n)+)", USAGE)
     ran = []
-    monkeypatch.setattr(
-        "adv_ssl.pipeline.run", lambda config, workdir: ran.append((config, workdir))
-    )
+
+    def run(*arguments):
+        ran.append(arguments)
+        logging.getLogger("adv_ssl").info("a step")
+        logging.getLogger("orbax").info("a thread")
+
+    monkeypatch.setattr("adv_ssl.pipeline.run", run)
+    for logger in (logging.getLogger(), logging.getLogger("adv_ssl")):
+        monkeypatch.setattr(logger, "level", logger.level)
+        monkeypatch.setattr(logger, "handlers", [logging.NullHandler()])  # grain installs one
     exec(textwrap.dedent(code), {})
+    assert capsys.readouterr().err == "a step\n"
     ((config, workdir),) = ran
     assert parse(config.to_dict()).pretrain.attack.epsilon == 0.25
     assert workdir == "runs/mine"

@@ -85,6 +85,12 @@ def test_nobodys_home_is_one_line():
         files.user_path("~nosuchuser/x")
 
 
+@pytest.mark.parametrize("given", ["gs://bucket/run", "s3://bucket", "https://host/run"])
+def test_an_address_is_no_folder(given):
+    with pytest.raises(UserError, match=f"^{given} is no path of this machine: mount it"):
+        files.user_path(given)
+
+
 def test_a_record_of_the_starts_that_is_none(tmp_path):
     path = tmp_path / "provenance.json"
     provenance.record(path, 0, {"train": "6 images"})

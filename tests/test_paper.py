@@ -505,6 +505,7 @@ def test_a_verdict_over_seeds(margins: list[float], verdict: str) -> None:
         ([[-1.0, -1.4, -0.6]], "fails"),
         ([[-1.0, -1.4, -0.6], [9.0, 9.1, 8.9]], "undecided"),  # the level allows for two parts
         ([[-1.0, -1.2, -0.8], [9.0, 9.1, 8.9]], "fails"),
+        ([[-1.0, -1.2, -0.8], [9.0, -9.1, 8.9]], "fails"),  # by the first
         # each seed is wrong in one part, of noise: no part is
         ([[-2.0, 5.0, 5.1], [5.0, -2.1, 5.1], [5.1, 5.0, -2.0]], "undecided"),
     ],
@@ -514,8 +515,12 @@ def test_a_verdict_of_several_parts(parts: list[list[float]], verdict: str) -> N
     claim = claims.Claim("", "", "", None, lambda e: Finding(e, None, ""))  # type: ignore[arg-type, return-value]
     found = verdicts.judge_ours(claim, tables.Ours(seeds[0], seeds, tuple(seeds)))
     assert found.verdict == verdict
-    lows = [exhibits.interval(part)[1] for part in parts]
-    assert found.low == pytest.approx(min(lows))
+    if verdict == "fails":  # shown is what decides
+        highs = [exhibits.interval(part, 1 - 0.05 / len(parts))[2] for part in parts]
+        assert found.high == pytest.approx(min(highs))
+        assert found.high < 0
+    else:
+        assert found.low == pytest.approx(min(exhibits.interval(part)[1] for part in parts))
 
 
 def test_a_verdict_waits_for_all_seeds() -> None:

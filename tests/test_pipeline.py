@@ -357,6 +357,13 @@ def test_a_damaged_file_of_the_run_is_named(finished, name, tmp_path):
         pipeline.run(tiny.config(), tmp_path / "run")
 
 
+def test_checkpoints_are_nobodys_without_their_configuration(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    with pytest.raises(UserError, match=r"run/config\.json is gone, and the checkpoints beside it"):
+        pipeline.run(tiny.config(pretrain__attack__epsilon=0.1), tmp_path / "run")
+
+
 def test_a_workdir_is_for_one_run_at_a_time(tmp_path):
     with held(tmp_path), pytest.raises(UserError, match="another run is at work in"):
         pipeline.run(tiny.config(), tmp_path)

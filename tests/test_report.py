@@ -277,6 +277,11 @@ def test_a_half_written_last_line_is_ignored(tmp_path: pathlib.Path) -> None:
             {"norm": "linf", "epsilon": 4 / 255, "steps": 2, "step_size": 0.625},
             "L∞ ε\xa0=\xa04/255",
         ),
+        (
+            "",
+            {"norm": "l2", "epsilon": 1.0, "steps": 0, "step_size": 0.625},
+            "BYOL: nominal pre-training",
+        ),
         ("other/pretrain", None, "Fine-tuning of other/pretrain"),
         ("", "no step", "Fine-tuning of random weights"),
     ],

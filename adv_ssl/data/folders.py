@@ -70,6 +70,9 @@ def scan(name: str) -> Folder:
             f"{name}: the folder {empty[0]} has no images, though each folder is a class; files "
             f"end in {', '.join(SUFFIXES)}. Remove the folder, or put its images in."
         )
+    if "train" in roots and (trained := {*subfolders(roots["train"])}):
+        for key, folder in roots.items():
+            _tell_strangers(name, key, *sorted({*subfolders(folder)} - trained))
     return Folder(roots, files, tuple(classes))
 
 
@@ -115,6 +118,15 @@ def _tell_divided(name: str, train: int, test: int) -> None:
         "%s has no folders train and test: by file name %d of its images are train, %d test.",
         name, train, test,
     )  # fmt: skip
+
+
+@functools.cache
+def _tell_strangers(name: str, split: str, *classes: str) -> None:
+    if classes:
+        _log.warning(
+            "%s: %d classes of %s have no image in train, such as %s: is a folder named otherwise?",
+            name, len(classes), split, classes[0],
+        )  # fmt: skip
 
 
 def _hash(path: pathlib.Path) -> int:

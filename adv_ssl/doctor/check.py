@@ -20,7 +20,8 @@ from adv_ssl.evaluation.rules import wnids
 from adv_ssl.preemption import stop_if_asked
 
 READY, WRONG, MISSING = "ready", "wrong", "missing"
-SAMPLE = 64  # images of each split that are decoded, unless all are
+SAMPLE = 64  # images of each split that are decoded, if it has more than
+WHOLE = 1000
 SHOWN = 5  # examples of one kind of trouble
 
 
@@ -132,8 +133,8 @@ def _unreadable(
 
 
 def spread(count: int, thorough: bool) -> Sequence[int]:
-    """Places of the images to decode: all, or SAMPLE of them from the first to the last."""
-    if thorough or count <= SAMPLE:
+    """Places of the images to decode: all, or of many SAMPLE, from the first to the last."""
+    if thorough or count <= WHOLE:
         return range(count)
     return [int(i) for i in np.linspace(0, count - 1, SAMPLE)]
 

@@ -104,6 +104,8 @@ def _by_class(found: Folder) -> Iterator[str]:
         split: Counter(path.parts[len(found.roots[split].parts)] for path in files)
         for split, files in found.files.items()
     }
+    if len(found.classes) == 1:
+        yield f"one class, {found.classes[0]}: nothing to tell apart. Is it a folder too high?"
     sizes = [sum(count[name] for count in counts.values()) for name in found.classes]
     yield f"{len(sizes):,} classes of {min(sizes):,} to {max(sizes):,} images"
     for name in found.classes[:CLASSES]:

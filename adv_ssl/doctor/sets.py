@@ -32,7 +32,10 @@ class Set(NamedTuple):
         """What preparing the set needs and is not here, as words on how to get it."""
         names = ("tensorflow", *self.facts.packages)  # reading needs none of them
         packages = [n for n in names if not importlib.util.find_spec(_MODULES.get(n, n))]
-        said = [f"pip install {' '.join(packages)}"] if packages else []
+        said = []
+        if packages:
+            wanted = " ".join(packages)
+            said.append(f"pip install {wanted}, best in a .venv of its own: docs/data.md")
         program = self.facts.program
         if program and not shutil.which(program):
             said.append(

@@ -122,7 +122,13 @@ def run(
         path = folder / f"{name}_{start:06}.json"
         if not path.exists():
             chunk = _images(few, size, resize, start)
-            found = list(_attacked(model, chunk, curve))
+            found = []
+            for one in _attacked(model, chunk, curve):
+                found.append(one)
+                _log.info(
+                    "robust: from image %d, radius %.4g: %d of %d stand, %.1f s",
+                    start, one.radius, one.fell.count(STANDS), len(one.fell), one.seconds,
+                )  # fmt: skip
             if start == 0:
                 shown = workdir / "figures" / f"fallen_{name}.npz"
                 _save_fallen(found, chunk, curve, source, shown)

@@ -8,7 +8,7 @@ python -m adv_ssl.paper pack|unpack --store=DIR --archive=FILE.zip [--scale=SCAL
 SCALE is imagenet, cifar10 or tiny; tiny_x2, tiny_x4, tiny_x8 and tiny_ti, to ``run``, are of longer
 pre-trainings and of ViT-Ti, which tiny's ``report`` and ``pack`` take in.
 ``run`` runs what is missing of the grid, one command after the other; again, it goes on where it
-was. ``--dry_run`` lists the cells with their states and the hours of their training,
+was. ``--dry_run`` lists the cells that are not done, with the hours of their training,
 ``--print_jobs`` a shell command for each, each behind the one it needs. ``report`` writes the
 paper's tables, figures and claims beside ours; our radii and decays are those that are the best on
 the test sets, as the paper's, or on what was held out of the training set. ``pack`` writes what is
@@ -40,7 +40,7 @@ _ONLY = flags.DEFINE_string("only", "*", "run: the cells of these names, and wha
 _SELECTION = flags.DEFINE_enum(
     "selection", "test", tables.SELECTIONS, "report: what radii and decays are chosen by."
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "run: list the cells with their states.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "run: list the cells that are not done.")
 _PRINT_JOBS = flags.DEFINE_bool("print_jobs", False, "run: print the commands instead.")
 
 _OF = {"run": ("only", "dry_run", "print_jobs"), "report": ("out", "selection"),
@@ -110,6 +110,8 @@ def _list(cells: Sequence[Cell], store: pathlib.Path) -> None:
     states = runner.planned(cells, store)
     print(f"state   kind      {'hours':>6}  cell, in {prices.unit(_SCALE.value)}")
     for cell in cells:
+        if states[cell.name] == runner.DONE:
+            continue
         price = f"{prices.hours([cell], _SCALE.value):8.2f}" if prices.flops(cell) else 8 * " "
         print(f"{states[cell.name]:8}{cell.kind:9}{price}  {cell.name}")
     left = [cell for cell in cells if states[cell.name] in (runner.MISSING, runner.AGAIN)]

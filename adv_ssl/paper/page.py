@@ -315,6 +315,8 @@ def _headline(judged: Judged, study: Study, cells: int, missing: Sequence[grid.C
                          ("our", [o for _, _, o in judged])):  # fmt: skip
         counts = Counter(verdict.verdict for verdict in found)
         told = f"{counts[HOLDS]} hold, {counts[FAILS]} fail, {counts[UNDECIDED]} are undecided"
+        if unasked := sum(not verdict.seeds for verdict in found):
+            told += f", {unasked} of these because numbers are missing"
         parts.append(f"Of the {len(judged)} claims, on {whose} numbers, {told}. ")
     if not study.comparable:
         parts.append("This is another scale than the paper's: shapes compare, numbers do not.")

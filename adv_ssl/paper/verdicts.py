@@ -75,13 +75,15 @@ def judge_ours(claim: Claim, ours: Ours) -> Verdict:
 def _over_seeds(found: list[Finding]) -> Verdict:
     """Holds where the 95% interval of every part is above 0: then all of it does, at that level.
     Fails where that of a part is below, at a level that allows for the number of parts. The
-    smallest margin of each seed would not do: it is below 0 too often by chance alone.
+    smallest margin of each seed would not do: it is below 0 too often by chance alone. The margin
+    is that of the part which decides, with the interval that does.
     """
     parts = np.array([finding.margins for finding in found]).T
     weakest = min((interval(part) for part in parts), key=lambda i: i[1])
-    failed = any(interval(part, 1 - 0.05 / len(parts))[2] < 0 for part in parts)
-    verdict = HOLDS if weakest[1] > 0 else FAILS if failed else UNDECIDED
-    margin, low, high = weakest
+    strict = (interval(part, 1 - 0.05 / len(parts)) for part in parts)
+    lowest = min(strict, key=lambda i: i[2])
+    verdict = HOLDS if weakest[1] > 0 else FAILS if lowest[2] < 0 else UNDECIDED
+    margin, low, high = lowest if verdict == FAILS else weakest
     numbers = [finding.number for finding in found if finding.number is not None]
     number = None
     if numbers:
