@@ -201,7 +201,7 @@ def test_gains_by_scale(tmp_path: pathlib.Path) -> None:
     scales = ("tiny", *grid.follow_ups("tiny"))
     found = scaling.gains("tiny", {n: store.collect(tmp_path / n).records for n in scales})
     half = 4.302653 * 0.5 / np.sqrt(3)  # Student's t of 2 degrees of freedom
-    for variant in ("cifar10", "conflict", "c"):
+    for variant in ("clean", "attacked", "cifar10", "conflict", "c"):
         assert found[variant, "rotnet"] == {}
         assert found[variant, "mae"].keys() == {"tiny", "tiny_x4", "tiny_ti"}
         assert found[variant, "mae"]["tiny"] == pytest.approx((1, 1 - half, 1 + half, 3))
@@ -214,7 +214,7 @@ def test_gains_by_scale_are_on_the_page(tmp_path: pathlib.Path) -> None:
     followed_up(tmp_path / "store")
     path = page.write("tiny", tmp_path / "store", tmp_path / "out")
     told = path.read_text().partition('id="Length-and-size"')[2].partition("</section>")[0]
-    assert told.count("+1.0 (-0.2 to +2.2)") == told.count("+3.0") == told.count("+5.0") == 3
+    assert told.count("+1.0 (-0.2 to +2.2)") == told.count("+3.0") == told.count("+5.0") == 5
     assert all(f"run --scale=tiny{times} --store={tmp_path}/store" in told
                for times in ("", "_x2", "_x4", "_x8", "_ti"))  # fmt: skip
     assert (tmp_path / "out" / "scaling.png").exists()

@@ -160,10 +160,14 @@ def gains_by_scale(
       scales: their titles.
       lengths: so many of the scales, the first, are lengths and make a curve.
     """
-    figure = Figure(figsize=(8.4, 3.2), dpi=180)
-    panels = figure.subplots(1, len(titles), squeeze=False)[0]
-    figure.subplots_adjust(0.06, 0.22, 0.99, 0.9, wspace=0.2)
-    for axes, (variant, title) in zip(panels, titles.items(), strict=True):
+    across = min(3, len(titles))
+    down = -(-len(titles) // across)
+    figure = Figure(figsize=(8.4, 0.8 + 2.4 * down), dpi=180)
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    figure.subplots_adjust(0.06, 0.7 / (0.8 + 2.4 * down), 0.99, 0.94, wspace=0.2, hspace=0.35)
+    for axes in panels[len(titles) :]:
+        axes.set_visible(False)
+    for axes, (variant, title) in zip(panels, titles.items(), strict=False):
         axes.axhline(0, color=INK, linestyle="--", linewidth=1.2)
         for i, method in enumerate(METHODS):
             if found := gains.get((variant, method)):
@@ -172,7 +176,9 @@ def gains_by_scale(
                 _curve(axes, curve, i, METHOD_TITLES[method])
                 for point in points[len(curve) :]:
                     _curve(axes, [point], i, "_")  # not in the legend
-        _spaced(axes, f"{title}: attacked minus nominal", [*scales.values()])
+        _spaced(axes, title, [*scales.values()])
+    for axes in panels[::across]:
+        axes.set_ylabel("points above nominal", fontsize=8, color=INK)
     _legend(figure, panels[0])
     return figure
 

@@ -6,46 +6,63 @@ A gain is the score of an attacked encoder minus the nominal one's, of the same 
 
 import itertools
 import pathlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from adv_ssl.markup import TIMES, Html, image, join, table, tag
 from adv_ssl.names import METHOD_TITLES, radius
-from adv_ssl.paper import figures, grid, tables
+from adv_ssl.paper import figures, grid, kept, tables
 from adv_ssl.paper.exhibits import Score, over_seeds
 from adv_ssl.paper.layouts import VARIANT_TITLES, difference
 from adv_ssl.paper.store import Record
 
 Gains = Mapping[tuple[str, str], Mapping[str, Score]]  # points by variant and method, by scale
+HELD_OUT = {"clean": "held out, clean", "attacked": "held out, under attack"}
 
 
 def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
-    """Of the followed radii and decay, over the seeds that have both scores.
+    """Of the followed radii and decay, over the seeds that have both scores: of the variants, and
+    on held-out images ``clean`` and ``attacked``.
 
     ``records`` are those of the scale and of its follow-ups, by name.
     """
     followed = _followed(scale)
     methods = [method for method, threat in followed.radii if threat == "l2"]
-    found: dict[tuple[str, str], dict[str, Score]] = {
-        key: {} for key in itertools.product(followed.variants, methods)
+    found = {
+        name: _held_out(records[name], followed) | _of_variants(records[name], followed)
+        for name in _titles(scale)
     }
-    for name in _titles(scale):
-        scores = {
-            (r.dataset, r.method, r.threat, r.seed): r.value
-            for r in records[name]
-            if r.stage == "finetune"
-            and tables.is_variant_score(r, followed)
-            and r.gamma in followed.gammas
-            and r.epsilon in followed.radii.get((r.method, r.threat), ())
-        }
-        for key, of_scales in found.items():
-            differences = [
-                Score(100 * (scores[*key, "l2", seed] - scores[*key, "nominal", seed]))
-                for seed in followed.seeds
-                if {(*key, "l2", seed), (*key, "nominal", seed)} <= scores.keys()
-            ]
-            if differences:
-                of_scales[name] = over_seeds(differences)
-    return found
+    return {
+        key: {name: of[key] for name, of in found.items() if key in of}
+        for key in itertools.product((*HELD_OUT, *followed.variants), methods)
+    }
+
+
+def _held_out(records: Sequence[Record], followed: grid.Scale) -> dict[tuple[str, str], Score]:
+    made, (gamma,) = kept.kept(records, followed.gammas), followed.gammas
+    return {
+        (of, method): by_decay[gamma]
+        for of in HELD_OUT
+        for (method, threat, epsilon), by_decay in made.of[f"{of}_gain"].items()
+        if epsilon in followed.radii.get((method, threat), ()) and gamma in by_decay
+    }
+
+
+def _of_variants(records: Sequence[Record], followed: grid.Scale) -> dict[tuple[str, str], Score]:
+    scores = {
+        (r.dataset, r.method, r.threat, r.seed): r.value
+        for r in records
+        if r.stage == "finetune"
+        and tables.is_variant_score(r, followed)
+        and r.gamma in followed.gammas
+        and r.epsilon in followed.radii.get((r.method, r.threat), ())
+    }
+    differences: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    for (variant, method, threat, seed), value in scores.items():
+        if threat == "l2" and (variant, method, "nominal", seed) in scores:
+            nominal = scores[variant, method, "nominal", seed]
+            differences[variant, method].append(Score(100 * (value - nominal)))
+    return {key: over_seeds(found) for key, found in differences.items()}
 
 
 def _followed(scale: str) -> grid.Scale:
@@ -63,7 +80,7 @@ def section(
 ) -> Html:
     """The curves and their numbers; ``called`` is how commands name the store."""
     made, scales, followed = gains(scale, records), _titles(scale), _followed(scale)
-    titles = dict(zip(followed.variants, VARIANT_TITLES[followed.suite], strict=True))
+    titles = HELD_OUT | dict(zip(followed.variants, VARIANT_TITLES[followed.suite], strict=True))
     encoders = {
         method: f"{METHOD_TITLES[method]}, L2 {radius('l2', radii[0])}"
         for (method, threat), radii in followed.radii.items()
