@@ -20,8 +20,8 @@ from adv_ssl.evaluation.rules import wnids
 from adv_ssl.preemption import stop_if_asked
 
 READY, WRONG, MISSING = "ready", "wrong", "missing"
-SAMPLE = 64  # images of each split that are decoded, if it has more than
-WHOLE = 1000
+WHOLE = 1000  # images of a split that are all decoded; of a larger one
+SAMPLE = 64
 SHOWN = 5  # examples of one kind of trouble
 
 
