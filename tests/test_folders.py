@@ -286,7 +286,9 @@ def test_an_empty_folder_and_one_class(tmp_path):
         save(tmp_path / "one" / split / "cat" / "a.png")
     found = folders.check_folder(str(tmp_path / "one"), thorough=False)
     assert (found.state, found.images) == (READY, "train 1, test 1")
-    assert list(found.details) == ["1 classes of 2 to 2 images", "  cat: train 1, test 1"]
+    told, *rest = found.details
+    assert told == "one class, cat: nothing to tell apart. Is it a folder too high?"
+    assert rest == ["1 classes of 2 to 2 images", "  cat: train 1, test 1"]
 
 
 def test_classes_are_counted_and_their_list_is_cut(tmp_path):
