@@ -117,9 +117,12 @@ class Checkpoints:
                 items = hosts.agreed(lambda: self._read(lambda _: asked))
                 return State(**{**items["rest"], self._result: items["params"]})
             except UserError as error:
-                if len(self._manager.all_steps()) < 2:
+                if not self._has_older():
                     raise
                 self._put_aside(str(error))
+
+    def _has_older(self) -> bool:
+        return len(self._manager.all_steps()) > 1
 
     def _put_aside(self, why: str) -> None:
         """Moves the newest checkpoint out of the way of the one that will be written again."""
@@ -190,8 +193,8 @@ class Checkpoints:
             if out_of_memory(error):
                 raise
             reason = in_one_line(error)
-            older = any(other < step for other in self._manager.all_steps())
-            then = "the checkpoint before it is taken" if older else "the stage is trained anew"
+            older = "the checkpoint before it is taken"
+            then = older if self._has_older() else "the stage is trained anew"
             raise UserError(
                 f"{self.folder / str(step)} is damaged ({type(error).__name__}: {reason}): "
                 f"move it away, and {then}."

@@ -192,8 +192,7 @@ def _claim(
             f"{path} is gone, and the checkpoints beside it may be of another configuration: put "
             "it back (that command with a new --workdir writes one), or choose another --workdir."
         )
-    if (workdir / "results.json").exists():
-        read_json(workdir / "results.json", list, stage=str)
+    _scored(workdir)
     if path.exists():
         theirs, ours = (
             flatten_dict({**c, "sources": {}}, sep=".") for c in (read_json(path, dict), plain)
@@ -223,6 +222,12 @@ def _fingerprint(source: Source) -> str:
     )
 
 
+def _scored(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of results.json. UserError: it is damaged."""
+    path = workdir / "results.json"
+    return read_json(path, list, stage=str) if path.exists() else []
+
+
 def _evaluate(
     config: Config, params: PyTree, facts: Mapping[str, Any], source: Source, workdir: pathlib.Path
 ) -> None:
@@ -230,10 +235,10 @@ def _evaluate(
 
     ``facts`` are what the records say of the stage: its name, step and weights.
     """
-    path, name = workdir / "results.json", facts["stage"]
+    name = facts["stage"]
     results = [
         record
-        for record in (read_json(path, list, stage=str) if path.exists() else [])
+        for record in _scored(workdir)
         if record["stage"] != name or record.get("weights") == facts["weights"]  # trained again
     ]
     few = source.first(config.evaluate.attacked)
@@ -249,7 +254,7 @@ def _evaluate(
         }
         if hosts.lead():
             results.append(record)
-            write_json(path, results)
+            write_json(workdir / "results.json", results)
             _log.info(scores.sentence(record))
     if name == "finetune" and hosts.lead():
         figures = workdir / "figures"

@@ -56,7 +56,8 @@ def scan(name: str) -> Folder:
         else:
             files = _divide(name, root)
             roots = dict.fromkeys(files, root)
-        classes = sorted({child for root in roots.values() for child in subfolders(root)})
+        children = {key: {*subfolders(folder)} for key, folder in roots.items()}
+        classes = sorted(set().union(*children.values()))
     except OSError as error:
         raise UserError(
             f"{error.filename}: cannot be listed ({error.strerror}); repair or remove it."
@@ -70,9 +71,9 @@ def scan(name: str) -> Folder:
             f"{name}: the folder {empty[0]} has no images, though each folder is a class; files "
             f"end in {', '.join(SUFFIXES)}. Remove the folder, or put its images in."
         )
-    if "train" in roots and (trained := {*subfolders(roots["train"])}):
-        for key, folder in roots.items():
-            _tell_strangers(name, key, *sorted({*subfolders(folder)} - trained))
+    if trained := children.get("train"):
+        for key, there in children.items():
+            _tell_strangers(name, key, *sorted(there - trained))
     return Folder(roots, files, tuple(classes))
 
 

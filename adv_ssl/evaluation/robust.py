@@ -122,13 +122,7 @@ def run(
         path = folder / f"{name}_{start:06}.json"
         if not path.exists():
             chunk = _images(few, size, resize, start)
-            found = []
-            for one in _attacked(model, chunk, curve):
-                found.append(one)
-                _log.info(
-                    "robust: from image %d, radius %.4g: %d of %d stand, %.1f s",
-                    start, one.radius, one.fell.count(STANDS), len(one.fell), one.seconds,
-                )  # fmt: skip
+            found = list(_attacked(model, chunk, curve))
             if start == 0:
                 shown = workdir / "figures" / f"fallen_{name}.npz"
                 _save_fallen(found, chunk, curve, source, shown)
@@ -262,6 +256,10 @@ def _attacked(model: Model, chunk: Mapping[str, np.ndarray], curve: Curve) -> It
         predicted = decisions(model, points, size)
         fell = (predicted != labels) & _inside(curve.norm, radius, points, images)
         unsure = int(((fallen != STANDS) & ~fell).sum())
+        _log.info(
+            "robust: from image %d, radius %.4g: %d of %d stand, %.1f s",
+            chunk["index"][0], radius, (fallen == STANDS).sum(), len(images), seconds,
+        )  # fmt: skip
         yield Found(radius, fallen.tolist(), points, predicted, unsure, seconds)
 
 

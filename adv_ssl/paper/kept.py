@@ -56,6 +56,13 @@ def kept(records: Sequence[Record], decays: Sequence[float]) -> Kept:
     )
 
 
+def gains(records: Sequence[Record]) -> ByDecay:
+    """Of one kind of score: points of each attacked encoder above the nominal one of the same
+    method, decay and seed.
+    """
+    return _over_seeds(_gains(_by_seed(records)))
+
+
 def _by_seed(records: Sequence[Record]) -> _BySeed:
     scores: _BySeed = defaultdict(dict)
     for r in records:

@@ -6,13 +6,12 @@ A gain is the score of an attacked encoder minus the nominal one's, of the same 
 
 import itertools
 import pathlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from adv_ssl.markup import TIMES, Html, image, join, table, tag
 from adv_ssl.names import METHOD_TITLES, radius
 from adv_ssl.paper import figures, grid, kept, tables
-from adv_ssl.paper.exhibits import Score, over_seeds
+from adv_ssl.paper.exhibits import Score
 from adv_ssl.paper.layouts import VARIANT_TITLES, difference
 from adv_ssl.paper.store import Record
 
@@ -28,41 +27,25 @@ def gains(scale: str, records: Mapping[str, Sequence[Record]]) -> Gains:
     """
     followed = _followed(scale)
     methods = [method for method, threat in followed.radii if threat == "l2"]
-    found = {
-        name: _held_out(records[name], followed) | _of_variants(records[name], followed)
-        for name in _titles(scale)
-    }
+    found = {name: _of_scale(records[name], followed) for name in _titles(scale)}
     return {
         key: {name: of[key] for name, of in found.items() if key in of}
         for key in itertools.product((*HELD_OUT, *followed.variants), methods)
     }
 
 
-def _held_out(records: Sequence[Record], followed: grid.Scale) -> dict[tuple[str, str], Score]:
+def _of_scale(records: Sequence[Record], followed: grid.Scale) -> dict[tuple[str, str], Score]:
+    """The same, of the records of one scale."""
     made, (gamma,) = kept.kept(records, followed.gammas), followed.gammas
+    scores = [r for r in records if r.stage == "finetune" and tables.is_variant_score(r, followed)]
+    each = {of: made.of[f"{of}_gain"] for of in HELD_OUT}
+    each |= {v: kept.gains([r for r in scores if r.dataset == v]) for v in followed.variants}
     return {
-        (of, method): by_decay[gamma]
-        for of in HELD_OUT
-        for (method, threat, epsilon), by_decay in made.of[f"{of}_gain"].items()
+        (what, method): by_decay[gamma]
+        for what, encoders in each.items()
+        for (method, threat, epsilon), by_decay in encoders.items()
         if epsilon in followed.radii.get((method, threat), ()) and gamma in by_decay
     }
-
-
-def _of_variants(records: Sequence[Record], followed: grid.Scale) -> dict[tuple[str, str], Score]:
-    scores = {
-        (r.dataset, r.method, r.threat, r.seed): r.value
-        for r in records
-        if r.stage == "finetune"
-        and tables.is_variant_score(r, followed)
-        and r.gamma in followed.gammas
-        and r.epsilon in followed.radii.get((r.method, r.threat), ())
-    }
-    differences: dict[tuple[str, str], list[Score]] = defaultdict(list)
-    for (variant, method, threat, seed), value in scores.items():
-        if threat == "l2" and (variant, method, "nominal", seed) in scores:
-            nominal = scores[variant, method, "nominal", seed]
-            differences[variant, method].append(Score(100 * (value - nominal)))
-    return {key: over_seeds(found) for key, found in differences.items()}
 
 
 def _followed(scale: str) -> grid.Scale:
