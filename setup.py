@@ -42,7 +42,8 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],  # NVIDIA drivers of 580 or newer
+        "cuda12": ["jax[cuda12]>=0.10.2,<0.11"],  # older ones
         "estimate": ["libtpu>=0.0.42,<0.0.43"],  # compiles for TPUs without one
         "test": [
             "pytest>=9",

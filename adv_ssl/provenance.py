@@ -63,7 +63,7 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
     commit = _commit()
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as it was given
         "commit": commit,
     }
     write_json(

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import tiny
 from conftest import ROOT
 
@@ -33,6 +34,28 @@ def test_the_notebook_is_well_formed_and_holds_no_output():
             ast.parse(source)  # plain Python: no magics, that only a notebook knows
             assert cell["outputs"] == []
             assert cell["execution_count"] is None
+
+
+@pytest.mark.parametrize(
+    ("driver", "extra"), [(None, ""), ("550.54.15", "[cuda12]"), ("580.65\n580.65", "[cuda]")]
+)
+def test_where_it_is_not_installed_it_takes_what_the_driver_of_the_gpu_can(
+    monkeypatch, tmp_path, driver, extra
+):
+    ran = []
+
+    def run(command, **_):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout=driver)
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: driver and f"/bin/{name}")
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    install = next(source for _, source in CELLS if "REPOSITORY =" in source)
+    exec(install.replace("github.com/OWNER", "github.com/me"), {})
+    assert ran[-2][:2] == ["git", "clone"]
+    assert ran[-1][-1] == f"adv_ssl_clone{extra}"
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):

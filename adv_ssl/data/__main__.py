@@ -2,8 +2,8 @@
 
 python -m adv_ssl.data [NAME or FOLDER ...] [--data_dir=DIR] [--thorough]
     Without a NAME: every set that a configuration or a suite needs. FOLDER is one of images, as
-    --config.data.name=folder:FOLDER reads it. 64 images of each split are decoded, by --thorough
-    all.
+    --config.data.name=folder:FOLDER reads it. Decoded are all images of a split of 1,000 or fewer,
+    64 of a larger one; by --thorough all.
 python -m adv_ssl.data --prepare=NAME [--data_dir=DIR]
     Downloads a set and prepares it, by TFDS.
 
@@ -24,7 +24,7 @@ from adv_ssl.doctor.prepare import prepare
 from adv_ssl.doctor.sets import find
 from adv_ssl.errors import UserError
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.")
 _THOROUGH = flags.DEFINE_bool("thorough", False, "Decode every image.")
 _PREPARE = flags.DEFINE_string("prepare", None, "The set to prepare.")
 
