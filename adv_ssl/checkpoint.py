@@ -4,10 +4,12 @@ Orbax writes each step into a folder of its own and renames it when it is whole,
 half-written one is never picked up. What a disk does to it later shows in the sums kept beside it.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
 import re
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from adv_ssl.optim import name_of
 from adv_ssl.task import PyTree
 
 POSITIONS = "encoder/pos_embed"
+_WAIT = 2.0  # seconds, before what could not be read is tried once more
 _PATTERN = re.compile(r"\[.*\]|\\")  # orbax takes such a path for a pattern, and finds nothing
 _log = logging.getLogger("adv_ssl")
 
@@ -113,13 +116,20 @@ class Checkpoints:
             "rest": ocp.args.StandardRestore(self._rest(like)),
         }
         while True:
+            with contextlib.suppress(UserError):
+                return self._restored(asked)
+            time.sleep(_WAIT)  # networks fail and recover
             try:
-                items = hosts.agreed(lambda: self._read(lambda _: asked))
-                return State(**{**items["rest"], self._result: items["params"]})
+                return self._restored(asked)
             except UserError as error:
                 if not self._has_older():
                     raise
                 self._put_aside(str(error))
+
+    def _restored(self, asked: dict[str, ocp.args.CheckpointArgs]) -> State:
+        """All of the newest state. UserError, on all hosts: one of them cannot read it."""
+        items = hosts.agreed(lambda: self._read(lambda _: asked))
+        return State(**{**items["rest"], self._result: items["params"]})
 
     def _has_older(self) -> bool:
         return len(self._manager.all_steps()) > 1

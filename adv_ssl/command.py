@@ -85,7 +85,7 @@ def _answered() -> Iterator[None]:
             _hush()
             return
         if hosts.lost(error):
-            _end(hosts.LOST, code=75)
+            _end(hosts.told_of_loss(error), code=75)
         if reason := _refused(error):
             _end(reason, code=2)
         if hosts.together():
@@ -107,8 +107,8 @@ def _refused(error: Exception) -> str:
         return (
             f"out of memory ({str(error)[:100]}): go on with config.remat=True, with "
             "config.fsdp=True on several devices or, in scoring, a lower "
-            "config.evaluate.batch_size; or begin a new --workdir with a higher "
-            "config.STAGE.accumulation."
+            "config.evaluate.batch_size (--batch_size of adv_ssl.evaluate); or begin a new "
+            "--workdir with a higher config.STAGE.accumulation."
         )
     if disk_full(error):
         name = getattr(error, "filename", None)

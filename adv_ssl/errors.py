@@ -19,8 +19,8 @@ def disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", 0) == errno.ENOSPC or "os_error_code='28'" in str(error)
 
 
-def in_one_line(error: BaseException, most: int = 200) -> str:
-    """What a library's error says, cut short."""
+def in_one_line(error: object, most: int = 200) -> str:
+    """What a library says, in an error or a line, cut short."""
     return " ".join(str(error).split())[:most]
 
 

@@ -28,7 +28,9 @@ from adv_ssl.weights.transfer import import_weights
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
 _SUITE = flags.DEFINE_enum("suite", None, [*SUITES, "robust"], "What is scored.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the scores: a new one, or to go on in.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images at once, over all devices.", lower_bound=1
 )

@@ -4,6 +4,7 @@ JAX's own runtime does the work. When another process is lost or missing it ends
 abort, which cannot be caught: so the work is done in a child process, whose end is told in a line.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -22,8 +23,8 @@ from jax._src import clusters
 from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
-from adv_ssl import sharding
-from adv_ssl.errors import UserError
+from adv_ssl import preemption, sharding
+from adv_ssl.errors import UserError, in_one_line
 
 T = TypeVar("T")
 
@@ -110,16 +111,16 @@ def watch() -> int:
         text=True,
         errors="replace",
     )
-    for number in (signal.SIGTERM, signal.SIGINT):  # the terminal sends Ctrl-C to the child as well
-        signal.signal(number, lambda *_: child.send_signal(signal.SIGTERM))
     last: deque[str] = deque(maxlen=200)
     reader = threading.Thread(target=_read, args=(child, last), daemon=True)
     reader.start()
-    code = child.wait()
+    code = _end_of(child)
     reader.join(timeout=5)
     said = "".join(last)
-    if code in (0, 1, 2, 75) and "Traceback" not in said:
+    if code == 0 or (code in (1, 2, 75) and "Traceback" not in said):
         return code
+    if code == -signal.SIGTERM and preemption.asked():  # it did not listen yet: nothing was begun
+        return 75
     joined = re.search(r"reached the barrier: (\d+)/(\d+)", said)
     if joined and "to_register" in said:
         say(
@@ -133,14 +134,31 @@ def watch() -> int:
             f"{flags.FLAGS.join_timeout} s: is it started, and its port open?"
         )
         return 2
-    if code == -signal.SIGABRT and _LOST.search(said):
-        say(LOST)
+    why = next((line for line in last if _LOST.search(line)), "")
+    if code == -signal.SIGABRT and why:
+        say(told_of_loss(why))
         return 75
     sys.stderr.write(said)
     return code if code > 0 else 128 - code
 
 
-LOST = "another host was lost: start the same command on all hosts to go on from what was saved."
+def _end_of(child: "subprocess.Popen[str]") -> int:
+    """Its exit code. SIGTERM and Ctrl-C, which a terminal sends to it as well, are passed on."""
+    told = False
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=0.2)
+        if preemption.asked() and not told:
+            child.terminate()
+            told = True
+
+
+def told_of_loss(why: object) -> str:
+    """What is said where jax told, by an error or a line, that another host is gone."""
+    return (
+        f"another host was lost ({in_one_line(why)}): start the same command on all hosts to go on "
+        "from what was saved."
+    )
 
 
 def together() -> bool:
@@ -156,12 +174,13 @@ def lost(error: BaseException) -> bool:
 def _read(child: "subprocess.Popen[str]", last: "deque[str]") -> None:
     """Passes on what the child says of itself, keeps the end of the rest."""
     assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("adv_ssl: "):
-            sys.stderr.write(line)
-            sys.stderr.flush()
-        else:
-            last.append(line)
+    with child.stderr as lines:
+        for line in lines:
+            if line.startswith("adv_ssl: "):
+                sys.stderr.write(line)
+                sys.stderr.flush()
+            else:
+                last.append(line)
 
 
 def say(message: str) -> None:

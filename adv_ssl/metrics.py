@@ -1,6 +1,7 @@
 """Numbers over time: one JSON line a log step, and TensorBoard events."""
 
 import json
+import math
 import pathlib
 
 import tensorboardX
@@ -37,8 +38,9 @@ class Writer:
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One record, on disk when this returns."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """One record; a kill of this process does not lose it. What is not finite becomes null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)

@@ -39,7 +39,7 @@ def classified(
     key = named(jax.random.key(config.seed), "evaluate")
     shown: dict[str, Any] = {}
     for kind, search in _kinds(attack).items():
-        _, x, said = scores.attacked(config.model, search, params, sharding.split(batch), key)
+        x, said = scores.attacked(config.model, search, params, sharding.split(batch), key)
         shown[f"{kind}_input"] = np.asarray(x)[first]
         shown[f"{kind}_prediction"] = np.asarray(said)[first]
     write_arrays(

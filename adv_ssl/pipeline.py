@@ -59,9 +59,13 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
         sets = hosts.agreed(prepare)
         try:
             _train(config, stages, sets, workdir)
-        finally:  # a page of what there is, however far the run came
+        except BaseException:  # a page of what there is, however far the run came
             if hosts.lead():
-                report.write(workdir)
+                with contextlib.suppress(OSError):  # a full disk does not hide why it ended
+                    report.write(workdir)
+            raise
+        if hosts.lead():
+            report.write(workdir)
         return workdir / report.NAME
 
 
@@ -74,6 +78,8 @@ def _train(
     """The stages one after another, each with the encoder of the one before; pictures; scores."""
     start = config.weights or config.init_from
     encoder = user_path(start) if start else None
+    if config.weights and config.pretrain:
+        _log.info("config.pretrain is not used: fine-tuning starts from config.weights.")
     for i, (name, options) in enumerate(stages.items()):
         later = [n for n in list(stages)[i + 1 :] if checkpoint.begun(workdir / n)]
         if later and not checkpoint.begun(workdir / name):
@@ -86,9 +92,8 @@ def _train(
         state = stage.run(name, config, options, source, workdir, encoder)
         encoder = workdir / name
         params = stage.result(options, state)
-        # It reads all of the checkpoint: where nothing is drawn and nothing scored, not at all.
-        needed = hosts.lead() or options.classifies
-        weights = checkpoint.fingerprint(encoder) if needed else None
+        # It reads all of the checkpoint: not where nothing is written
+        weights = checkpoint.fingerprint(encoder) if hosts.lead() else None
         if hosts.lead():
             figures = workdir / "figures"
             if i == 0:
@@ -98,6 +103,7 @@ def _train(
         if options.classifies:  # pre-training too may make a classifier (D14)
             facts = {"stage": name, "step": int(state.step), "weights": weights}
             _evaluate(config, params, facts, sets["evaluate"], workdir)
+        del state, params  # the next stage needs the memory
 
 
 def _opened(config: Config, stages: Mapping[str, Stage]) -> dict[str, Source]:
@@ -106,11 +112,12 @@ def _opened(config: Config, stages: Mapping[str, Stage]) -> dict[str, Source]:
     A later stage whose images have no labels, or, after one without, whose split is not there, is
     left out, and all behind it.
     """
+    opened = sources.opened(config.data.name, config.data.dir)
     splits = {name: options.split for name, options in stages.items()}
     sets: dict[str, Source] = {}
     for key, split in {**splits, "evaluate": config.evaluate.split}.items():
         try:
-            source = sources.load(config.data.name, split, config.data.dir)
+            source = opened(split)
         except sources.NoSplit as error:
             if key in stages and not all(before.num_classes for before in sets.values()):
                 break
@@ -132,7 +139,8 @@ def _check_data(stages: Mapping[str, Stage], sets: Mapping[str, Source]) -> None
         if classifies and source.num_classes == 0:
             raise UserError(
                 f"config.{name}.task.name='supervised' needs labels, {what} has "
-                "none: put the images into one folder for each class, or take another method."
+                "none: take a split with labels, put the images into one folder for each class, or "
+                "take another method."
             )
         if classifies and source.num_classes == 1:
             raise UserError(
@@ -236,13 +244,15 @@ def _evaluate(
     ``facts`` are what the records say of the stage: its name, step and weights.
     """
     name = facts["stage"]
-    results = [
-        record
-        for record in _scored(workdir)
-        if record["stage"] != name or record.get("weights") == facts["weights"]  # trained again
-    ]
+    results: list[dict[str, Any]] = []
+    if hosts.lead():  # alone: others may not see yet what it wrote
+        results = [
+            record
+            for record in _scored(workdir)
+            if record["stage"] != name or record.get("weights") == facts["weights"]  # trained again
+        ]
     few = source.first(config.evaluate.attacked)
-    done = sum(record["stage"] == name for record in results)
+    (done,) = hosts.total((sum(record["stage"] == name for record in results),))
     for attack in [None, *config.evaluate.make_attacks()][done:]:
         images = few if attack else source
         record = {

@@ -40,6 +40,14 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def _version(package: str) -> str | None:
+    """None: it is not installed, as where another package brings the same module."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
     """Writes provenance.json; a run that resumes adds its start to those before.
 
@@ -74,7 +82,7 @@ def record(path: pathlib.Path, seed: int, data: dict[str, str]) -> None:
             "dirty": bool(commit and _git("status", "--porcelain", "--", ".")),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "packages": {name: metadata.version(name) for name in _PACKAGES},
+            "packages": {name: _version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.devices()],
             "seed": seed,
             "data": data,

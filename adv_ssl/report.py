@@ -270,8 +270,8 @@ def _recipe(path: pathlib.Path) -> Html:
     config = json.loads(path.read_text())
     if config["weights"]:
         del config["pretrain"]  # its encoder had a recipe of its own
-    rows, counts = [], Counter[str]()
-    for name, value, source in _leaves(config, config.pop("sources", None)):
+    rows, counts, sources = [], Counter[str](), config.pop("sources", None)
+    for name, value, source in _leaves(config, sources):
         flag, text = _label(value, source)
         counts[flag] += 1
         mark = tag("span", text, class_=f"tag {flag}") if flag else ""

@@ -24,6 +24,7 @@ from adv_ssl.metrics import Writer
 from adv_ssl.task import Aux, Batch, PyTree, Task
 
 MAX_BAD_STEPS = 10  # in a row; then the run ends
+COLLAPSED = 0.01  # of feature_std: all images have nearly one feature
 KEPT_BATCHES = 3  # of skipped steps, of each host, in the folder of the stage
 _log = logging.getLogger("adv_ssl")
 
@@ -182,8 +183,8 @@ def _hopeless(name: str, done: int, loss: float, checkpoints: Checkpoints) -> Tr
     saved = "nothing was saved" if kept is None else f"in {folder} is step {kept}"
     return TrainingError(
         f"{name}: the last {MAX_BAD_STEPS} steps or more up to step {done} were not finite (loss "
-        f"{loss}); {saved}. Lower config.{name}.optimizer.lr, or look at the batches, "
-        f"{folder.parent}/skipped_*.npz."
+        f"{loss}); {saved}. The batches are in {folder.parent}/skipped_*.npz. Begin another "
+        f"--workdir with a lower config.{name}.optimizer.lr, or go on as docs/scale.md says."
     )
 
 
@@ -240,6 +241,8 @@ def _progress(name: str, done: int, steps: int, values: dict[str, float], left: 
     for key, label in (("accuracy", "acc"), ("feature_std", "std"), ("attack/gain", "attack gain")):
         if key in values:
             line += f"  {label} {values[key]:.3f}"
+    if values.get("feature_std", 1.0) < COLLAPSED:
+        line += ": the features have collapsed"
     pace = values["images_per_second"]
     line += f"  {pace:,.{0 if pace >= 10 else 2}f} img/s  input {values['input_wait']:.0%}"
     if values["skipped"]:

@@ -70,7 +70,7 @@ def _ours(case: Case) -> dict[Any, Callable[[], Any]]:
     batch = jax.tree.map(jnp.asarray, batch)
 
     def predict(attack: AttackConfig | None) -> Any:
-        return np.asarray(scores.attacked(config.model, attack, params, batch, key)[2])
+        return np.asarray(scores.attacked(config.model, attack, params, batch, key)[1])
 
     return {
         ("ours", "clean"): functools.partial(predict, None),

@@ -13,7 +13,7 @@ set -uo pipefail
 python=${PYTHON:-python}
 processes=${PROCESSES:-1}
 devices=${DEVICES:-1}
-quick=60 # seconds: a run that ends with 75 before that has got nowhere
+quick=300 # seconds: a run that ends with 75 before that has got nowhere
 limit=3  # such runs in a row: then we give up
 children=()
 stopped=

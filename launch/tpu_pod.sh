@@ -203,7 +203,7 @@ all() {
       look ACTIVE
       gone && [[ $state != NONE ]] || return "$code"
     fi
-    if [[ $began ]] && ((SECONDS - began >= 60)); then fruitless=0; else ((++fruitless)); fi
+    if [[ $began ]] && ((SECONDS - began >= 300)); then fruitless=0; else ((++fruitless)); fi
     if ((fruitless == 3)); then
       say "three pods in a row got nowhere: giving up."
       return 1

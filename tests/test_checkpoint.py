@@ -1,6 +1,7 @@
 """Checkpoints: round trips, and what passes from one stage to the next."""
 
 import dataclasses
+import errno
 import gc
 import random
 import shutil
@@ -165,8 +166,9 @@ def forgiving(monkeypatch):
 
 
 @pytest.mark.usefixtures("forgiving")
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, monkeypatch):
     """Twenty ways: never numbers that were not saved, and only what is damaged is moved."""
+    monkeypatch.setattr(checkpoint, "_WAIT", 0.0)
     whole = tmp_path / "whole"
     with Checkpoints(whole, TINY) as checkpoints:
         for step in (1, 2):
@@ -188,6 +190,25 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
         assert (folder.parent / "damaged" / "2").exists() == (int(back.step) == 1)
         steps.append(int(back.step))
     assert steps.count(1) >= 10
+
+
+def test_a_read_that_fails_once_costs_no_checkpoint(tmp_path, monkeypatch):
+    """As that of a network disk: the newest one is read again, and stays."""
+    monkeypatch.setattr(checkpoint, "_WAIT", 0.0)
+    with Checkpoints(tmp_path / "c", TINY) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state(step), wait=True)
+        restore, failed = checkpoints._manager.restore, []
+
+        def once(*args, **kwargs):
+            if not failed:
+                failed.append(None)
+                raise OSError(errno.EIO, "Input/output error")
+            return restore(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints._manager, "restore", once)
+        assert int(checkpoints.restore(jax.eval_shape(lambda: state(0))).step) == 2
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_a_check_sum_sees_every_bit_and_its_place_but_no_device():

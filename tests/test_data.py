@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tfds_sets
 from PIL import Image
 
 from adv_ssl.data import sources, transforms
@@ -358,6 +359,16 @@ def test_tfds(prepared: pathlib.Path, name: str):
     tenth, rest = (load(name, s, str(prepared)) for s in ("train[:10%]", "train[10%:]"))
     assert (len(tenth.records), len(rest.records)) == (3, 27)
     assert sorted(contents(tenth) + contents(rest)) == contents(source)
+
+
+def test_a_tfds_split_whose_labels_are_left_out_has_none(tmp_path: pathlib.Path):
+    """As stl10's ``unlabelled``, or the test split of ImageNet: TFDS takes -1 for no label."""
+    features = {"label": tfds.features.ClassLabel(names=["a", "b"])}
+    examples = [{"image": image, "label": -1} for image in tfds_sets.images(3)]
+    tfds_sets.write(tmp_path, "bare:1.0.0", "unlabelled", features, examples)
+    source = load("bare", "unlabelled", str(tmp_path))
+    assert (source.num_classes, source.class_names) == (0, ())
+    assert [record["label"] for record in source.records] == [UNLABELLED] * 3
 
 
 def test_tfds_folder_from_the_environment(prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch):

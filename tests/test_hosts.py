@@ -16,9 +16,10 @@ from absl.flags import FLAGS
 from absl.testing import flagsaver
 from conftest import ROOT
 
-from adv_ssl import hosts
+from adv_ssl import hosts, preemption
 from adv_ssl.errors import UserError
 
+LOST = r"adv_ssl: another host was lost \(.+\): start the same command .*\n"
 QUICK = tiny.flags(evaluate__split="test[:49]", log_every=1)
 
 
@@ -156,7 +157,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(tmp_path, two, number, w
     code, _, error = told[1 - whom]
     assert code == 75
     if number == "KILL":
-        assert error == f"adv_ssl: {hosts.LOST}\n"
+        assert re.fullmatch(LOST, error)
     else:
         assert told[whom][0] == 75
         assert not error
@@ -177,7 +178,7 @@ def test_an_image_that_one_host_cannot_read_ends_both(tmp_path):
     assert time.monotonic() - began < 120
     assert sorted(code for code, _, _ in told) == [2, 75]
     assert "broken.png: not a readable image" in next(error for code, _, error in told if code == 2)
-    assert next(error for code, _, error in told if code == 75) == f"adv_ssl: {hosts.LOST}\n"
+    assert re.fullmatch(LOST, next(error for code, _, error in told if code == 75))
 
 
 @pytest.mark.slow
@@ -189,6 +190,48 @@ def test_a_mistake_on_one_host_ends_all(tmp_path):
         assert code == 2
         assert error.startswith(f"adv_ssl: host 0: {tmp_path}/run belongs to another configuration")
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        ("import sys; sys.stderr.write('Exception ignored in: f, Traceback of nothing')", 0, ""),
+        ("import sys; sys.stderr.write('Traceback: of a bug\\n'); sys.exit(1)", 1, "of a bug"),
+        (
+            "import os, sys; sys.stderr.write('E: UNAVAILABLE: host 3\\n'); sys.stderr.flush(); "
+            "os.abort()",
+            75,
+            "another host was lost (E: UNAVAILABLE: host 3)",
+        ),
+        ("import os; os.abort()", 134, ""),
+    ],
+)
+def test_how_the_process_that_works_may_end(program, code, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", program])
+    assert hosts.watch() == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_stop_that_came_before_the_child_listens_is_passed_on(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "import time; time.sleep(60)"])
+    preemption._asked.set()
+    began = time.monotonic()
+    assert hosts.watch() == 75
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+def test_a_stop_while_scores_are_made_ends_all_hosts(tmp_path):
+    """Each host scores its own part: none may wait for one that left."""
+    slow = "--config.evaluate.attacks=(('l2', 0.5, 100000),)", "--config.finetune.steps=1"
+    both = start(tmp_path / "run", "--config.pretrain.steps=1", *slow, count=2)
+    wait_for(tmp_path / "run" / "results.json", "top1")
+    time.sleep(3)  # into the attack
+    both[1].terminate()
+    began = time.monotonic()
+    told = ended(both)
+    assert [code for code, _, _ in told] == [75, 75], told
+    assert time.monotonic() - began < 120
 
 
 @pytest.fixture

@@ -78,8 +78,17 @@ esac
 TAIL = f'exec {shutil.which("tail")} -s 0.05 "$@"'  # looks more often whether its process lives
 
 SLURM = {
-    "srun": 'exec "$FAKE/bin/python" "${@:4}"',
-    "scancel": 'echo "scancel $*" >> "$FAKE/calls"; kill -TERM "$(<"$FAKE/up")"',
+    "srun": """
+worst=0
+for ((task = 0; task < ${SLURM_JOB_NUM_NODES:-1}; task++)); do
+  "${@:3}"; code=$?; ((code <= worst)) || worst=$code
+done
+exit "$worst"
+""",  # a task on each node; the highest code of all
+    "scancel": """
+echo "scancel $*" >> "$FAKE/calls"; training=$(<"$FAKE/up")
+kill -TERM "$(cut -d ' ' -f 4 "/proc/$training/stat")" "$training"
+""",  # to all processes of the step
     "squeue": 'cat "$FAKE/state"',
     "scontrol": 'echo "scontrol $*" >> "$FAKE/calls"',
 }
@@ -416,22 +425,25 @@ REQUEUED = ["scontrol requeue 7"]
 
 
 @pytest.mark.parametrize(
-    ("code", "nodes", "state", "restarts", "expected", "calls"),
+    ("codes", "state", "restarts", "expected", "calls"),
     [
-        (0, 1, "RUNNING", 0, 0, []),
-        (1, 1, "RUNNING", 0, 1, []),
-        (2, 1, "RUNNING", 0, 2, []),
-        (75, 1, "RUNNING", 0, 75, REQUEUED),
-        (137, 2, "RUNNING", 2, 137, REQUEUED),  # a task was killed; its peers left with 75
-        (137, 1, "RUNNING", 0, 137, []),  # the only one: out of memory, and again each time
-        (75, 1, "CANCELLED", 0, 75, []),
-        (75, 1, "RUNNING", 3, 1, []),  # nothing but quick ends
+        ([0], "RUNNING", 0, 0, []),
+        ([1], "RUNNING", 0, 1, []),
+        ([2], "RUNNING", 0, 2, []),
+        ([75], "RUNNING", 0, 75, REQUEUED),
+        ([75, 2], "RUNNING", 0, 2, []),  # a mistake on one host, which its peers lost
+        ([1, 75], "RUNNING", 0, 1, []),
+        ([75, 137], "RUNNING", 2, 137, REQUEUED),  # a task was killed; its peers left with 75
+        ([137, 2], "RUNNING", 0, 2, []),
+        ([137], "RUNNING", 0, 137, []),  # the only one: out of memory, and again each time
+        ([75], "CANCELLED", 0, 75, []),
+        ([75], "RUNNING", 3, 1, []),  # nothing but quick ends
     ],
 )
-def test_slurm_queues_again(fake, code, nodes, state, restarts, expected, calls):
-    fake.write("codes", code)
+def test_slurm_queues_again(fake, codes, state, restarts, expected, calls):
+    fake.write("codes", *codes)
     fake.write("state", state)
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": str(nodes)}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": str(len(codes))}
     slurm |= {"SLURM_RESTART_COUNT": str(restarts), "PYTHON": "python"}
     assert fake.run("slurm.sbatch", *ARGS, **slurm)[0] == expected
     assert fake.lines("calls") == calls

@@ -93,7 +93,7 @@ def test_a_record_says_where_it_comes_from(found: store.Store) -> None:
     )  # fmt: skip
     assert record[5:] == (
         "finetune", "adamw", "imagenet", "conflict", "shape_top1", "", 0.0, record.value,
-        record.value - 0.01, record.value + 0.01, 1000, "",
+        record.value - 0.01, record.value + 0.01, 1000, True, "",
         "mae/linf_4-255/seed0/gamma0.85/scores/imagenet", "mae/linf_4-255/seed0/gamma0.85",
         "0123abcd",
     )  # fmt: skip
@@ -694,6 +694,20 @@ def test_an_evaluation_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) 
         found = {row["ours"].split(".")[0] for row in read(tmp_path / f"out/{figure}.csv")}
         assert "99" not in found
     assert "are of no cell of the grid" in text
+
+
+def test_a_score_over_a_sample_is_not_set_beside_the_papers(tmp_path: pathlib.Path) -> None:
+    some("imagenet", tmp_path, "imagenet/mae/l2_0.5/*/gamma0.65/scores/*")
+    path = tmp_path / "imagenet/mae/l2_0.5/seed0/gamma0.65/scores/imagenet/results.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        record["whole"] = record["dataset"] != "conflict"
+    path.write_text(json.dumps(records))
+    page.write("imagenet", tmp_path, tmp_path / "page")
+    ours = {row["variant"]: row["ours"] for row in read(tmp_path / "page" / "figure2.csv")
+            if (row["method"], row["threat"]) == ("mae", "l2")}  # fmt: skip
+    assert [name for name, value in ours.items() if not value] == ["conflict"]
+    assert "of a sample of a set: in no exhibit" in (tmp_path / "page" / "report.html").read_text()
 
 
 def test_a_run_that_is_no_cell_is_in_no_exhibit(tmp_path: pathlib.Path) -> None:

@@ -392,6 +392,19 @@ def test_scores_of_a_model_trained_in_part_are_not_done(tmp_path: pathlib.Path) 
     assert not runner.done(scores, tmp_path)
 
 
+def test_scores_over_a_sample_are_done_where_one_was_asked_for_alone(
+    tmp_path: pathlib.Path,
+) -> None:
+    """What is set beside the paper's numbers is over whole sets."""
+    for scale, asked in (("imagenet", False), ("tiny", True)):
+        cell = next(cell for cell in grid.cells(scale) if cell.kind == "scores")
+        plant(cell, tmp_path, lambda row: 50.0)
+        path = tmp_path / cell.name / "results.json"
+        first, *rest = json.loads(path.read_text())
+        path.write_text(json.dumps([first | {"whole": False}, *rest]))
+        assert runner.done(cell, tmp_path) is asked
+
+
 @pytest.mark.parametrize("kind", ["scores", "baseline", "robust", "pretrain", "transfer"])
 def test_done_is_when_every_score_is_there(tmp_path: pathlib.Path, kind: str) -> None:
     cell = next(cell for cell in grid.cells("imagenet") if cell.kind == kind)

@@ -1,6 +1,7 @@
 """Runs from end to end: files, resume, hand-off, and the same numbers whatever interrupts them."""
 
 import dataclasses
+import errno
 import inspect
 import json
 import shutil
@@ -68,7 +69,7 @@ def test_a_score_has_beside_it_that_of_the_commonest_class(finished, monkeypatch
     page = (finished / "report.html").read_text()
     assert f"Always predicting the most frequent class would score {100 * share:.1f}%" in page
     monkeypatch.setattr(
-        scores, "attacked", lambda *given: (None, None, np.full(len(given[3]["label"]), 3))
+        scores, "attacked", lambda *given: (None, np.full(len(given[3]["label"]), 3))
     )
     config = parse(tiny.config().to_dict())
     record = scores.score(config.model, None, source, config.evaluate, None, 0)
@@ -299,6 +300,53 @@ def test_data_that_changed_under_a_run_is_noticed(tmp_path, monkeypatch):
     (images / "a.png").unlink()
     with pytest.raises(UserError, match=r"images train held 20 images .* and holds 19 images"):
         pipeline.run(config, tmp_path / "run")
+
+
+def test_a_folder_is_listed_once_for_all_of_its_splits(tmp_path, monkeypatch):
+    tiny.folder_of_images(tmp_path / "images", 40)
+    scan, listed = sources.folders.scan, []
+    monkeypatch.setattr(sources.folders, "scan", lambda name: listed.append(name) or scan(name))
+    monkeypatch.setattr(pipeline, "_train", lambda *_: None)
+    name = f"folder:{tmp_path / 'images'}"
+    changes = {"pretrain__batch_size": 8, "evaluate__split": "test"}
+    pipeline.run(tiny.config("nominal", "rotnet", data__name=name, **changes), tmp_path / "run")
+    assert listed == [name]
+
+
+def test_a_page_that_cannot_be_written_hides_no_reason_of_the_end(tmp_path, monkeypatch):
+    """The disk that the last checkpoint filled: exit code 75 stays 75."""
+
+    def stopped(*_):
+        raise preemption.Preempted
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "_train", stopped)
+    monkeypatch.setattr(report, "write", full)
+    with pytest.raises(preemption.Preempted):
+        pipeline.run(tiny.config(), tmp_path / "run")
+
+
+def test_a_run_goes_on_with_another_learning_rate_in_a_copy(tmp_path, monkeypatch):
+    """As docs/scale.md says of one that diverges."""
+    tiny.stops(monkeypatch, 3)
+    with pytest.raises(preemption.Preempted):
+        pipeline.run(tiny.config("nominal", "rotnet"), tmp_path / "run")
+    preemption._asked.clear()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    lower = tiny.config("nominal", "rotnet", pretrain__optimizer__lr=1e-5, finetune__steps=1)
+    path = tmp_path / "copy" / "config.json"
+    with pytest.raises(UserError, match="belongs to another configuration"):
+        pipeline.run(lower, tmp_path / "copy")
+    config = json.loads(path.read_text())
+    config["pretrain"]["optimizer"]["lr"], config["finetune"]["steps"] = 1e-5, 1
+    path.write_text(json.dumps(config))
+    pipeline.run(lower, tmp_path / "copy")
+    records = tiny.records(tmp_path / "copy" / "pretrain" / "metrics.jsonl")
+    rates = {r["step"]: r["learning_rate"] for r in records}
+    assert list(rates) == [1, 2, 4, 6]
+    assert rates[2] > 10 * rates[4]
 
 
 def test_an_image_that_cannot_be_read_loses_no_step(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The robust suite: curves that fall, runs that go on, attacks that doubt themselves."""
 
+import dataclasses
 import json
 
 import jax
@@ -190,6 +191,19 @@ def test_a_record_says_of_which_images_and_pixels_it_is(model, source, plain, tm
     assert robust._stretched(source, 2 * SIDE) == [
         "the radius is over 8 x 8 pixels, to which images of 4 x 4 are stretched"
     ]
+
+
+def test_a_model_of_another_class_order_is_doubted_where_it_is_not_attacked(
+    model, source, plain, tmp_path
+):
+    last = model.classes - 1
+    read = source.records.read
+    turned = dataclasses.replace(
+        source,
+        records=dataclasses.replace(source.records, read=lambda i: (read(i)[0], last - read(i)[1])),
+    )
+    clean, *_ = robust.run(model, turned, 0, curve(), tmp_path)
+    assert [flag.split(":")[0] for flag in clean["flags"]] == ["no better than chance"]
 
 
 def test_a_doubt_of_the_ladder_is_with_the_score_it_was_seen_at(

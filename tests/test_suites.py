@@ -555,6 +555,8 @@ def test_the_images_of_a_run_are_prepared_as_it_scores_them(tmp_path, monkeypatc
         assert images.to_attack(model, written, None, "", tmp_path / "run")[1] == 24
     assert images.to_attack(model, "folder:images", None, "", tmp_path / "file")[1] == 0
     assert images.to_attack(model, "folder:images", None, "", tmp_path / "file", 24)[1] == 24
+    versions = {images._place(name) for name in ("cifar10", "cifar10:3.0.2", "cifar10:3.*")}
+    assert versions == {"cifar10"}
     assert images.described(24, 16) == "short side 24, central crop of 16"
     assert images.described(0, 16) == "stretched to 16 x 16"
 

@@ -244,6 +244,17 @@ def test_half_precision_is_told_and_read(golden, tmp_path):
     np.testing.assert_allclose(made, golden["timm/logits"], rtol=5e-3, atol=5e-3)
 
 
+def test_half_precision_of_our_own_names_is_read_too(classifier, tmp_path):
+    save(tmp_path / "w", classifier)
+    export_weights(tmp_path / "w", tmp_path / "x.npz")
+    halves = {k: v.astype(np.float16) for k, v in files.read(tmp_path / "x.npz").arrays.items()}
+    np.savez(tmp_path / "half.npz", **halves)
+    import_weights(tmp_path / "half.npz", tmp_path / "h", FOUR)
+    kernel = read(tmp_path / "h")["head"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, read(tmp_path / "w")["head"]["kernel"], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", GOOGLE)
 def test_bfloat16_in_an_npz_is_recovered(name, tmp_path):
     kernel = next(k for k in files.read(GOOGLE[name]).arrays if k.endswith("embedding/kernel"))

@@ -24,7 +24,9 @@ from adv_ssl.doctor.prepare import prepare
 from adv_ssl.doctor.sets import find
 from adv_ssl.errors import UserError
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Folder of TFDS; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
+)
 _THOROUGH = flags.DEFINE_bool("thorough", False, "Decode every image.")
 _PREPARE = flags.DEFINE_string("prepare", None, "The set to prepare.")
 

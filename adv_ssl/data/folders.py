@@ -207,6 +207,8 @@ def opened(path: pathlib.Path) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height}: may be a decompression bomb")
             yield image
+    except MemoryError:
+        raise
     except Exception as error:  # on a broken file Pillow's decoders raise almost anything
         reason = in_one_line(error)
         raise UserError(f"{path}: not a readable image ({reason}); repair or remove it.") from error

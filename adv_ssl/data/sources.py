@@ -5,6 +5,7 @@ understand TFDS's split slices: ``train[:10%]``, ``train[10%:]``, ``train[:5000]
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -116,24 +117,30 @@ class NoSplit(UserError):
 
 
 def load(name: str, split: str, data_dir: str, labels: Labels = LABEL) -> Source:
-    """Opens one split of a data set; no image is read yet.
+    """One split of a data set: the arguments and errors of ``opened`` and of what it returns."""
+    return opened(name, data_dir, labels)(split)
+
+
+def opened(name: str, data_dir: str, labels: Labels = LABEL) -> Callable[[str], Source]:
+    """A data set, as a function that opens one of its splits, or a slice in TFDS's notation.
+
+    That function raises NoSplit, or UserError where files of a split are missing or damaged.
 
     Args:
       name: ``digits``, ``folder:/path``, or a TFDS name such as ``cifar10:3.0.2``.
-      split: a split of it or a slice of one, in TFDS's notation.
       data_dir: where TFDS keeps prepared sets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
       labels: of a TFDS set.
 
     Raises:
-      UserError: no such set, split or folder, or the set is not prepared for random access.
+      UserError: no such set or folder, or the set is not prepared for random access.
     """
     if name in ("", "folder:"):
         raise UserError(f"data set {name!r}: give digits, folder:/path or a TFDS name.")
     if name == "digits":
-        return _digits(split)
+        return _digits
     if name.startswith("folder:"):
-        return _folder(name, split)
-    return _tfds(name, split, data_dir, labels)
+        return functools.partial(_folder, name, folders.scan(name))
+    return functools.partial(_tfds, name, prepared(name, data_dir), data_dir, labels)
 
 
 def select(name: str, split: str, shards: Mapping[str, list[int]]) -> tuple[tuple[str, range], ...]:
@@ -209,7 +216,7 @@ def _digits(split: str) -> Source:
 # ---- image folders --------------------------------------------------------------------------
 
 
-def _folder(name: str, split: str) -> Source:
+def _folder(name: str, found: folders.Folder, split: str) -> Source:
     """A folder of images, in one sub-folder for each class, or unlabelled.
 
     Sub-folders train, validation (or val) and test are the splits; without them a tenth of the
@@ -217,7 +224,6 @@ def _folder(name: str, split: str) -> Source:
     Files are in the order of that hash: a slice of a split has all classes mixed. Hidden files and
     files of other types are skipped.
     """
-    found = folders.scan(name)
     parts = select(name, split, {key: [len(paths)] for key, paths in found.files.items()})
     chosen = [(found.roots[key], found.files[key][i]) for key, part in parts for i in part]
     labelled = all(folders.subfolders(found.roots[key]) for key, _ in parts)
@@ -291,8 +297,13 @@ def _build(name: str, folder: str) -> str:
     )
 
 
-def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
-    builder = prepared(name, data_dir)
+def _tfds(
+    name: str,
+    builder: read_only_builder.ReadOnlyBuilder,
+    data_dir: str,
+    labels: Labels,
+    split: str,
+) -> Source:
     info, command = builder.info, _build(name, tfds_folder(data_dir))
     parts = select(name, split, {key: value.shard_lengths for key, value in info.splits.items()})
     for path in (path for key, _ in parts for path in info.splits[key].filepaths):
@@ -312,6 +323,8 @@ def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
     def read(i: int) -> tuple[np.ndarray, int]:
         try:
             example = examples[i]
+        except MemoryError:
+            raise
         except Exception as error:  # of a damaged record the libraries raise almost anything
             reason = in_one_line(error)
             raise UserError(
@@ -322,6 +335,8 @@ def _tfds(name: str, split: str, data_dir: str, labels: Labels) -> Source:
         rgb = np.broadcast_to(image, (*image.shape[:2], 3))  # grey, 1 channel, to 3
         return np.ascontiguousarray(rgb), labels.read(example) if names else UNLABELLED
 
+    if names and labels is LABEL and read(0)[1] == UNLABELLED:  # TFDS's mark of a split without
+        names = ()
     once = _decoded_once(read, len(examples))
     records = Records(f"{name} {split}", len(examples), len(names), once)
     return Source(records, len(names), names, parts)

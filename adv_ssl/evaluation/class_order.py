@@ -7,6 +7,7 @@ classes out of place accuracy alone does not show it.
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 LEAST = 3  # images of a class that must judge
@@ -18,6 +19,13 @@ class Moved(NamedTuple):
 
     label: int
     predicted: int
+
+
+def by_chance(hits: int, n: int, classes: int) -> list[str]:
+    """What is said of a score that is no better than chance; nothing of a better one."""
+    if hits > stats.binom.ppf(0.999, n, 1 / classes):
+        return []
+    return ["no better than chance: are the weights complete, and in this set's class order?"]
 
 
 def moved(predicted: np.ndarray, labels: np.ndarray, classes: int) -> list[Moved]:

@@ -18,6 +18,8 @@ SHOWN = 7  # of what was got wrong, or fell: a line of the page
 def opened(row: Row, model: Model, data_dir: str) -> Source:
     """The clean images of a row. UserError: not prepared, damaged, or of other classes."""
     source = _load(row.dataset, row.split, data_dir, row.labels)
+    if not source.num_classes:
+        raise UserError(f"{source.records.what} has no labels: take a split that has some.")
     if row.imagenet and source.class_names != rules.wnids():
         raise UserError(
             f"{row.dataset}: its classes are not the 1000 sorted WNIDs (F11), the first that "
@@ -106,9 +108,9 @@ def _own_resize(run: pathlib.Path, dataset: str) -> int | None:
 
 
 def _place(dataset: str) -> str:
-    """The name of a set, however its folder is written."""
+    """The name of a set of any version, or of a folder, however it is written."""
     name, _, path = dataset.partition(":")
-    return str(user_path(path).resolve()) if name == "folder" else dataset
+    return str(user_path(path).resolve()) if name == "folder" else name
 
 
 def resize_of(row: Row, model: Model) -> int:

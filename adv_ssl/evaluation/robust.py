@@ -20,7 +20,7 @@ from adv_ssl.attacks import check_radius
 from adv_ssl.data.loader import eval_batches
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
-from adv_ssl.evaluation import gradient_masking
+from adv_ssl.evaluation import class_order, gradient_masking
 from adv_ssl.evaluation.images import SHOWN, described
 from adv_ssl.evaluation.predict import Model, classifier, decisions
 from adv_ssl.evaluation.rules import class_words
@@ -134,7 +134,9 @@ def run(
         chunks.append(read_json(path, dict))
     doubted = _doubt(model, few.first(CHUNK), resize, curve, workdir)
     of_radii = [*model.flags, *_stretched(source, size)]
-    flags = {0.0: [*model.flags]} | dict.fromkeys(curve.radii, of_radii)
+    stand = _joined(chunks, 0.0)["fell"].count(STANDS)
+    chance = class_order.by_chance(stand, len(few.records), model.classes)
+    flags = {0.0: [*model.flags, *chance]} | dict.fromkeys(curve.radii, of_radii)
     flags[curve.middle] = of_radii + doubted
     facts = {
         "stage": model.stage,
@@ -231,7 +233,7 @@ def _attacked(model: Model, chunk: Mapping[str, np.ndarray], curve: Curve) -> It
     """Radius by radius, from 0 on."""
     images, labels = chunk["image"], chunk["label"]
     size = min(curve.batch_size, len(images))
-    fallen, points = np.full(len(images), STANDS, "<U8"), images
+    fallen, points = np.full(len(images), STANDS, object), images
     for radius in (0.0, *curve.radii):
         stop_if_asked()
         began = time.perf_counter()

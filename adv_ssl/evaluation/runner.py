@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from adv_ssl.data.corruptions import SEVERITIES, TYPES
 from adv_ssl.data.sources import Source
@@ -73,7 +72,7 @@ def run(name: str, model: Model, options: Options, workdir: pathlib.Path) -> lis
 def _say_what_lacks(name: str, records: Sequence[Record]) -> None:
     """The last line of a suite. UserError: nothing of it has a score."""
     own, rows = _own(records), len(SUITES[name])
-    lacking = [what for what in reversed(own) if own[what]["value"] is None]
+    lacking = [what for what in own if own[what]["value"] is None]
     if len(lacking) == rows:
         raise UserError(
             f"--suite={name}: nothing was scored, each of its {rows} sets is missing; "
@@ -86,12 +85,16 @@ def _say_what_lacks(name: str, records: Sequence[Record]) -> None:
 
 def _own(records: Sequence[Record]) -> dict[str, Record]:
     """The first record of each row: its own metric."""
-    return {r["dataset"]: r for r in reversed(records)}
+    own: dict[str, Record] = {}
+    for r in records:
+        own.setdefault(r["dataset"], r)
+    return own
 
 
 def _score(row: Row, model: Model, options: Options, figures: pathlib.Path) -> list[Record]:
     """A record for each metric of a row; a single one, without a value, where it has no score."""
-    base = {"kind": "row", "dataset": row.name, "source": f"{row.dataset} {row.split}",
+    place = f"{row.dataset} {row.split}" + (", corrupted here" if row.corruption else "")
+    base = {"kind": "row", "dataset": row.name, "source": place,
             "stage": model.stage, "step": model.step, "seed": options.seed}  # fmt: skip
     size, resize = model.architecture.image_size, resize_of(row, model)
     try:
@@ -154,11 +157,9 @@ def _doubts(row: Row, model: Model, record: Record) -> list[str]:
         flags.append(f"a sample: {record['n']} images, the set has {row.images}")
     elif row.labelled and record["n"] != row.labelled:
         flags.append(f"{record['n']} images have a label, not {row.labelled}: prepare the set anew")
-    by_chance = stats.binom.ppf(0.999, record["n"], 1 / (row.among or model.classes))
-    if row.name != "conflict" and record["value"] * record["n"] <= by_chance:
-        flags.append(
-            "no better than chance: are the weights complete, and in this set's class order?"
-        )
+    if row.name != "conflict":
+        hits = round(record["value"] * record["n"])
+        flags += class_order.by_chance(hits, record["n"], row.among or model.classes)
     return flags
 
 

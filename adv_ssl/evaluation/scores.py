@@ -17,7 +17,7 @@ from adv_ssl.evaluation.predict import classifier
 from adv_ssl.keys import named
 from adv_ssl.models.vit import Architecture
 from adv_ssl.names import search_name
-from adv_ssl.preemption import stop_if_asked
+from adv_ssl.preemption import Preempted, asked
 from adv_ssl.robustness.margin_pgd import margin_pgd, per_image
 from adv_ssl.task import Batch, PyTree, pixels
 
@@ -38,8 +38,8 @@ def attacked(
     params: PyTree,
     batch: Batch,
     key: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(clean [B, H, W, 3], attacked, predicted class [B]); drop path is off.
+) -> tuple[jax.Array, jax.Array]:
+    """(images [B, H, W, 3] in [0, 1], attacked, predicted class [B]); drop path is off.
 
     An image's noise depends on ``key`` and its ``index`` in the set alone, not on the batch.
     """
@@ -58,15 +58,15 @@ def _attacked(
     params: PyTree,
     batch: Batch,
     key: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     logits = functools.partial(classifier(architecture), params)
-    clean = x = pixels(batch)
+    x = pixels(batch)
     if attack is not None:
         x = margin_pgd(
-            logits, clean, batch["label"], per_image(key, batch["index"]),
+            logits, x, batch["label"], per_image(key, batch["index"]),
             attack.norm, epsilon, attack.steps, attack.step_size, attack.start,
         )  # fmt: skip
-    return clean, x, logits(x).argmax(-1)
+    return x, logits(x).argmax(-1)
 
 
 def count_correct(
@@ -79,9 +79,14 @@ def count_correct(
 ) -> tuple[int, int, int, int]:
     """(correct, all, of the commonest class, of the class said most often).
 
-    Over every image of ``source``, each counted once, by all hosts together.
+    Over every image of ``source``, each counted once, by all hosts together: each calls this, and
+    attacks ``options.batch_size`` of its part at once. Labels are one class an image.
+
+    Raises:
+      Preempted: on all hosts, where one was asked to stop.
     """
     correct = total = 0
+    stopped = False
     labels, said = (np.zeros(source.num_classes, int) for _ in range(2))
     size = sharding.rounded_up(min(options.batch_size, len(source.records)))
     images, host, count = len(source.records), jax.process_index(), jax.process_count()
@@ -93,14 +98,17 @@ def count_correct(
         start=images * host // count,
         stop=images * (host + 1) // count,
     ):
-        stop_if_asked()
+        if stopped := asked():
+            break
         mask = batch.pop("mask")
-        _, _, predicted = attacked(architecture, attack, params, sharding.split(batch), key)
+        _, predicted = attacked(architecture, attack, params, sharding.split(batch), key)
         correct += int(((np.asarray(predicted) == batch["label"]) & mask).sum())
         total += int(mask.sum())
         labels += np.bincount(batch["label"][mask], minlength=len(labels))
         said += np.bincount(np.asarray(predicted)[mask], minlength=len(said))
-    correct, total, *counts = hosts.total((correct, total, *labels, *said))
+    stops, correct, total, *counts = hosts.total((stopped, correct, total, *labels, *said))
+    if stops:
+        raise Preempted
     return correct, total, max(counts[: len(labels)]), max(counts[len(labels) :])
 
 

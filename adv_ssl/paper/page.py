@@ -108,16 +108,18 @@ def write(
 
 
 def _of_cells(store: Store, scale: str) -> tuple[Record, ...]:
-    """Scores that are cells of the grid: others, as of a run with more steps or of another attack,
-    are in no exhibit.
+    """Scores that are cells of the grid: others, as of a run with more steps, of another attack, or
+    of a sample of a set where all of it is asked for, are in no exhibit.
     """
     cells = {cell.name.removeprefix(f"{scale}/"): cell for cell in grid.cells(scale)}
 
     def counts(record: Record) -> bool:
         cell = cells.get(record.folder)
-        if cell is None or record.suite != "robust":
-            return cell is not None
-        return cell.asks(record.attack, record.n)
+        if cell is None:
+            return False
+        if record.suite == "robust":
+            return cell.asks(record.attack, record.n)
+        return record.whole or not cell.asks_for_all
 
     return tuple(filter(counts, store.records))
 
@@ -354,7 +356,9 @@ def _records(store: Store, counted: int, out: pathlib.Path) -> Html:
         return tag("p", "no scores yet", class_="missing")
     rows = [(tag("code", commit), f"{count:,}") for commit, count in commits.most_common()]
     others = len(store.records) - counted
-    said = f" {others:,} are of no cell of the grid: in no exhibit." if others else ""
+    said = ""
+    if others:
+        said = f" {others:,} are of no cell of the grid, or of a sample of a set: in no exhibit."
     note = tag(
         "p", f"scores.csv lists every score with its run.{said} By the commits that made them:"
     )

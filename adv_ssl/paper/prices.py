@@ -1,6 +1,6 @@
 """What the training of a cell costs, before it is run.
 
-Scores and transfers are not counted: at the paper's scale they are under a hundredth of the whole.
+Scores and transfers are not counted: at the paper's scale they are about a hundredth of the FLOPs.
 """
 
 import functools

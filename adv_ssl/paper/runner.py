@@ -52,7 +52,8 @@ def done(cell: Cell, store: pathlib.Path) -> bool:
             attacked = (r for r in scored if r["attack"])  # the folder may have others' too
             return any(cell.asks(attack_name(r["attack"]), r["n"]) for r in attacked)
         if cell.rows:
-            return set(cell.rows) <= {r["dataset"] for r in scored}
+            counted = (r for r in scored if r.get("whole", True) or not cell.asks_for_all)
+            return set(cell.rows) <= {r["dataset"] for r in counted}
         attacks = read_json(folder / "config.json", dict)["evaluate"]["attacks"]
         return sum(r["stage"] == "finetune" for r in scored) == 1 + len(attacks)
     except (OSError, UserError, AttributeError, KeyError, TypeError):
@@ -196,7 +197,9 @@ def _attempt(
         if code:
             _log.info("%s: exit code %d", cell.name, code)
         elif not done(cell, store):
-            _log.info("%s: not all of it has a score, see its report.html", cell.name)
+            _log.info(
+                "%s: not all of it has a score over a whole set, see its report.html", cell.name
+            )
     return RAN if not code and done(cell, store) else FAILED
 
 

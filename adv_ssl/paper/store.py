@@ -40,6 +40,7 @@ class Record(NamedTuple):
     low: float | None  # 95% interval over images
     high: float | None
     n: int  # images; of a mean: rows
+    whole: bool  # of all images of its set
     flags: str  # what is to be known about it, by "; "
     folder: str
     run: str  # whose model it is; of a run's own scores its folder
@@ -124,6 +125,7 @@ def _score(result: Mapping[str, Any], scored: str | None, transferred: bool) -> 
         "low": low,
         "high": high,
         "n": int(result["n"]),
+        "whole": bool(result.get("whole", True)),
         "flags": "; ".join(result.get("flags", [])),
     }
 

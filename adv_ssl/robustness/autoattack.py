@@ -102,7 +102,7 @@ def autoattack(
     classes = _check(classify, params, images, labels, norm, epsilon, attacks)
     params, size = sharding.replicate(params), sharding.rounded_up(batch_size)
     if verdict is None:
-        verdict = Verdict((), np.full(len(images), STANDS, "<U8"), images)
+        verdict = Verdict((), np.full(len(images), STANDS, object), images)
     for attack in (CLEAN, *attacks):
         if attack in verdict.done:
             continue
