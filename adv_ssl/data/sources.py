@@ -253,11 +253,10 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
       UserError: its metadata are damaged, or it is in a format without random access.
     """
     folder = tfds_folder(data_dir)
-    exact = re.sub(r":\d+\.\*$", r"\g<0>.*", name)  # TFDS writes 5.* as 5.*.*
     command = _build(name, folder)
     try:
         # Files alone: neither code of the set nor the network, whatever its name
-        builder = read_only_builder.builder_from_files(exact, data_dir=folder)
+        builder = read_only_builder.builder_from_files(as_tfds_writes(name), data_dir=folder)
     except ValueError:  # not found, or not a name
         if user_path(name).is_dir():
             raise UserError(
@@ -280,6 +279,11 @@ def prepared(name: str, data_dir: str) -> read_only_builder.ReadOnlyBuilder:
             f"then {command}"
         )
     return builder
+
+
+def as_tfds_writes(name: str) -> str:
+    """The name of a set, with 5.* as 5.*.*."""
+    return re.sub(r":\d+\.\*$", r"\g<0>.*", name)
 
 
 def tfds_folder(data_dir: str) -> str:

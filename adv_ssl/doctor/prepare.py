@@ -1,7 +1,6 @@
 """Prepares a data set of TFDS as array_record."""
 
 import logging
-import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -60,8 +59,7 @@ def _prepare(name: str, data_dir: str) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # TFDS tries an address ten times
     handlers = {n: signal.signal(n, signal.default_int_handler) for n in _SIGNALS}
     folder = sources.tfds_folder(data_dir)
-    exact = re.sub(r":(\d+)\.\*$", r":\1.*.*", name)
-    builder = None
+    exact, builder = sources.as_tfds_writes(name), None
     try:
         builder = tfds.builder(exact, data_dir=folder)
         config = tfds.download.DownloadConfig(try_download_gcs=False)  # there it is tfrecord
