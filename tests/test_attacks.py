@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from adv_ssl.attacks import ATTACKS, BALLS, pgd
+from adv_ssl.config import AttackConfig
 
 KEY = jax.random.key(0)
 ALPHA = 5 / 8
@@ -257,3 +258,10 @@ def test_every_image_has_its_own_start(name, norm):
     x, _ = attack(lambda x: x["a"].sum(AXES) + x["b"].sum(AXES), {"a": same, "b": same}, KEY)
     starts = np.concatenate([x["a"], x["b"]]).reshape(4, -1)
     assert len(np.unique(starts, axis=0)) == 4
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_of_a_configuration_has_its_values(name, monkeypatch):
+    monkeypatch.setitem(ATTACKS, name, lambda *values: values)
+    values = ("l2", 0.5, 3, 0.25, "zero")
+    assert AttackConfig(name, *values).make() == values

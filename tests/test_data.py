@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -19,6 +20,7 @@ from PIL import Image
 
 from adv_ssl.data import sources, transforms
 from adv_ssl.data.loader import eval_batches, train_batches
+from adv_ssl.data.randaugment import RandAugment
 from adv_ssl.data.sources import UNLABELLED, Records, Source, load
 from adv_ssl.data.transforms import Augment
 from adv_ssl.errors import UserError
@@ -474,6 +476,37 @@ def test_a_constant_image_stays_constant(rule: str, shape: tuple[int, int]):
     for _ in range(20):
         crop = transforms.random_resized_crop(image, rng, 16, 0.08, rule)
         np.testing.assert_array_equal(crop, np.broadcast_to(image[0, 0], (16, 16, 3)))
+
+
+@pytest.mark.parametrize("rule", ["torchvision", "byol"])
+def test_a_crop_is_the_part_that_its_rule_draws(rule: str, monkeypatch: pytest.MonkeyPatch):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    asked = []
+
+    def drawn(height: int, width: int, rng: Any, min_area: float) -> transforms.Box:
+        asked.append((height, width, min_area))
+        return 3, 5, 20, 9
+
+    for name in ("torchvision", "byol"):
+        monkeypatch.setattr(transforms, f"{name}_box", drawn if name == rule else None)
+    made = transforms.random_resized_crop(image, np.random.default_rng(0), 16, 0.3, rule)
+    assert asked == [(40, 60, 0.3)]
+    part = image[3:23, 5:14]
+    if rule == "torchvision":
+        expected = np.asarray(Image.fromarray(part).resize((16, 16), Image.Resampling.BICUBIC))
+    else:
+        expected = cv2.resize(part, (16, 16), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(made, expected)
+
+
+def test_what_is_cropped_is_flipped_and_then_augmented(monkeypatch: pytest.MonkeyPatch):
+    image, options = np.zeros((8, 8, 3), np.uint8), RandAugment(2, 0.5, 9.0, 0.5)
+    monkeypatch.setattr(transforms, "random_resized_crop", lambda *given: ["crop", *given[2:]])
+    monkeypatch.setattr(transforms, "random_flip", lambda made, rng: ["flip", made])
+    monkeypatch.setattr(transforms, "randaugment", lambda made, rng, given: (made, given))
+    made = transforms.augment(image, None, 16, Augment("byol", 0.2, True, options))
+    assert made == (["flip", ["crop", 16, 0.2, "byol"]], options)
+    assert transforms.augment(image, None, 16, Augment("byol", 0.2, False, None))[0] == "crop"
 
 
 def test_only_antialiasing_averages_what_lies_between(monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 import errno
 import fcntl
 import os
-import threading
+import types
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_what_is_whole_is_read(tmp_path):
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_a_folder_is_held_by_one_and_looked_at_by_all(tmp_path):
+def test_a_folder_is_held_by_one_and_looked_at_by_all(tmp_path, monkeypatch):
     assert not files.is_held(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with files.held(tmp_path / "run"):
@@ -67,9 +67,24 @@ def test_a_folder_is_held_by_one_and_looked_at_by_all(tmp_path):
     assert not files.is_held(tmp_path / "run")
     with (tmp_path / "run" / ".lock").open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        threading.Timer(0.15, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        looks_away = types.SimpleNamespace(sleep=lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        monkeypatch.setattr(files, "time", looks_away)
         with files.held(tmp_path / "run"):  # waits for who only looks
             pass
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    files.write_atomically(path, "old")
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_a_full_disk_is_no_full_memory():

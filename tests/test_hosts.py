@@ -10,6 +10,8 @@ import sys
 import time
 
 import chex
+import jax
+import numpy as np
 import pytest
 import tiny
 from absl.flags import FLAGS
@@ -232,6 +234,19 @@ def test_a_stop_while_scores_are_made_ends_all_hosts(tmp_path):
     told = ended(both)
     assert [code for code, _, _ in told] == [75, 75], told
     assert time.monotonic() - began < 120
+
+
+def test_what_goes_wrong_on_another_host_ends_this_one_too(monkeypatch):
+    """Two hosts, of which the other one says what ``theirs`` is."""
+    theirs = np.zeros(hosts._MESSAGE, np.uint8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        hosts.multihost_utils, "process_allgather", lambda mine: np.stack([mine, theirs])
+    )
+    assert hosts.agreed(lambda: "well") == "well"
+    theirs[:5] = np.frombuffer(b"wrong", np.uint8)
+    with pytest.raises(hosts.AgreedError, match=r"^host 1: wrong$"):
+        hosts.agreed(lambda: "well")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A user's mistake: one line that names the key or file, exit code 2, before any training."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -259,18 +260,19 @@ def test_every_leaf_refuses_another_type():
     paths = list(leaves(config))
     assert len(paths) > 70
     for path in paths:
-        changed = json.loads(json.dumps(config))
+        changed, name = json.loads(json.dumps(config)), re.escape(".".join(path))
+        parse(changed)
         group = changed
         for key in path[:-1]:
             group = group[key]
         group[path[-1]] = {"not": "this"}
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=rf"^config\.{name}\b"):
             parse(changed)
         del group[path[-1]]
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=rf"^config\.{name}\b"):
             parse(changed)
         group[path[-1] + "_"] = 1
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=rf"^config\.{name}(_: unknown key|=None: choose)"):
             parse(changed)
 
 
@@ -364,8 +366,8 @@ def test_an_l2_radius_that_is_written_as_one_in_linf_is_doubted(radius, doubted)
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
             "out of memory (RESOURCE_EXHAUSTED: 9 GB): go on with config.remat=True, with "
             "config.fsdp=True on several devices or, in scoring, a lower "
-            "config.evaluate.batch_size; or begin a new --workdir with a higher "
-            "config.STAGE.accumulation.",
+            "config.evaluate.batch_size (--batch_size of adv_ssl.evaluate); or begin a new "
+            "--workdir with a higher config.STAGE.accumulation.",
         ),
     ],
 )

@@ -637,6 +637,38 @@ def test_the_page_of_a_whole_store_stands_alone(
     assert len(read(tmp_path / "scores.csv")) > 192 * 8
 
 
+def test_differences_are_ours_less_the_papers(found: store.Store, tmp_path: pathlib.Path) -> None:
+    def higher(cell: Cell) -> Any:
+        value = of_the_paper(cell)
+        return lambda row: value(row) + 2
+
+    some("imagenet", tmp_path, "imagenet/mae/l2_0.5/*/gamma0.65/scores/*", higher)
+    text = page.write("imagenet", tmp_path, tmp_path / "out").read_text()
+    rows = [row for row in read(tmp_path / "out/figure2.csv") if row["ours"]]
+    assert len(rows) == 8
+    assert {float(row["difference"]) for row in rows} == {2.0}
+    assert text.count("<small>+2.0</small>") >= 8
+    judged = verdicts.judged(PAPER, tables.ours(found.records, grid.SCALES["imagenet"]))
+    [(claim, _, ours)] = [row for row in judged if row[0].id == "C11"]
+    more = ours._replace(number=claim.stated + 2)
+    assert verdicts._claimed(claim, more, True)[1] == "+2.00"
+
+
+def test_the_best_of_a_row_is_bold_or_red() -> None:
+    values = np.array([[50.0, 70.0, 60.0], [3.0, 2.0, np.nan]])
+
+    def drawn(coloured: bool) -> Any:
+        table = figures.Sheet(["a", "b"], list("xyz"), [("", 3)], values, 1, coloured=coloured)
+        return figures.sheet(table).axes[0]
+
+    bold = [
+        t.get_text() for t in drawn(False).texts if t.get_fontweight() == "bold" and t.get_text()
+    ]
+    assert bold == ["70.0", "3.0"]
+    faces = [patch.get_facecolor() for patch in drawn(True).patches]
+    assert [faces[i] for i in (1, 0, 3)] == [figures.HEAT(shade) for shade in (1.0, 0.0, 1.0)]
+
+
 @pytest.mark.parametrize("scale", ["cifar10", "tiny"])
 def test_a_small_scale_is_not_set_beside_the_papers_numbers(
     scale: str, tmp_path: pathlib.Path

@@ -320,3 +320,5 @@ def test_scores_of_two_preparations_stand_beside_each_other(model, source, plain
     kept = json.loads((tmp_path / "results.json").read_text())
     assert kept == [record for records in made for record in records]
     assert len({record["prepared"] for record in kept}) == 2
+    for name in ("pgd_l2_*_000000.json", "doubts_l2_*.json"):  # searched anew, too
+        assert len(list((tmp_path / "robust").glob(name))) == 2

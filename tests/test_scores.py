@@ -1,13 +1,18 @@
 """Scores: each image once, the same whatever the batch, honest intervals."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import tiny
 from conftest import TINY, random_classifier
 
-from adv_ssl.config import Evaluation
-from adv_ssl.data.sources import Source
+from adv_ssl import pictures, preemption
+from adv_ssl.config import Evaluation, parse
+from adv_ssl.data.sources import Records, Source
 from adv_ssl.evaluation import scores
+from adv_ssl.files import read_arrays
 from adv_ssl.models.vit import ViT
 from adv_ssl.tasks.classifier import classify
 
@@ -65,6 +70,50 @@ def test_accuracy_is_counted_by_hand(setting):
     expected = (np.argmax(logits, -1) == source.records.labels).mean()
     assert all_scores(setting, 8)[0]["value"] == expected
     assert 0 < expected < 1
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_score_parts_that_are_the_whole(hosts, setting, monkeypatch):
+    params, source = setting
+    whole = scores.count_correct(TINY, None, params, source, options(8), jax.random.key(0))
+    monkeypatch.setattr(scores.hosts, "total", lambda counts: counts)
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    parts = []
+    for host in range(hosts):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        part = scores.count_correct(TINY, None, params, source, options(8), jax.random.key(0))
+        parts.append(part[:2])
+    assert tuple(np.sum(parts, axis=0)) == whole[:2]
+
+
+def test_a_stop_is_heeded_between_batches(setting, monkeypatch):
+    params, source = setting
+    preemption._asked.set()
+    monkeypatch.setattr(scores, "attacked", None)
+    with pytest.raises(preemption.Preempted):
+        scores.count_correct(TINY, None, params, source, options(8), jax.random.key(0))
+
+
+def test_a_gallery_shows_the_images_and_what_the_model_says_of_them(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "PICTURES", 20)
+    params, source = setting
+    pixels, labels = source.records.pixels, source.records.labels
+    records = Records("noise", 23, CLASSES, lambda i: (pixels[i], labels[i]))
+    source = Source(records, CLASSES, ("a", "b", "c"))
+    config = parse(tiny.config("nominal", "rotnet").to_dict())
+    evaluation = options(23, (("l2", 2.0, 8),))
+    config = dataclasses.replace(config, model=TINY, evaluate=evaluation)
+    pictures.classified(config, params, "step 1", source, tmp_path)
+    shown = read_arrays(tmp_path / "gallery.npz")
+    images = pixels[:20].astype(np.float32) / 255
+    np.testing.assert_allclose(shown["clean_input"], images, atol=1e-6)
+    np.testing.assert_array_equal(shown["label"], labels[:20])
+    distance = np.linalg.norm((shown["attacked_input"] - images).reshape(20, -1), axis=1)
+    assert np.all((distance > 1.0) & (distance <= 2.0 + 1e-5))
+    assert (shown["clean_prediction"] != shown["attacked_prediction"]).any()
+    for kind in ("clean", "attacked"):
+        logits = classify(ViT(TINY), params, shown[f"{kind}_input"], None)
+        np.testing.assert_array_equal(shown[f"{kind}_prediction"], logits.argmax(-1))
 
 
 def test_an_attack_never_helps(setting):

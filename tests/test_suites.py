@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,8 @@ def test_all_rows_and_means_of_the_suite(scored):
     }  # fmt: skip
     cells = [r["value"] for name, r in own.items() if name[:2] == "c/"]
     assert own["c"]["value"] == pytest.approx(np.mean(cells))
+    low, high = own["c"]["ci95"]
+    assert low <= own["c"]["value"] <= high
     eight = [own[name]["value"] for name in runner.rules.VARIANTS]
     assert own["mean"]["value"] == pytest.approx(np.mean(eight))
     assert "a sample: 3 images, the set has 50000" in own["imagenet"]["flags"]
@@ -250,6 +253,31 @@ def test_the_page_of_the_suite(scored):
     assert "not prepared" not in text
 
 
+def test_the_numbers_on_the_page_are_those_of_the_records(scored, tmp_path):
+    shutil.copytree(scored, tmp_path / "scores")
+    records = tiny.results(scored)
+    for r in records:
+        if r["dataset"].startswith("c/fog_"):
+            r["value"] = int(r["dataset"][-1]) / 10
+        if r["dataset"] == "v2" and r["metric"] == "top1":
+            r |= {"value": 0.625, "ci95": [0.5, 0.75]}
+            clean = r
+    attack = {"name": "pgd", "norm": "l2", "epsilon": 0.5, "steps": 40}
+    for name, value in (("pgd", 0.375), ("apgd", 0.25)):  # the stronger one is the score
+        records.append(
+            clean | {"suite": "robust", "value": value, "attack": attack | {"name": name}}
+        )
+    (tmp_path / "scores" / "results.json").write_text(json.dumps(records))
+    text = page.write(tmp_path / "scores").read_text()
+    plain = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+    assert "fog 10.0 20.0 30.0 40.0 50.0 30.0" in plain
+    assert "62.5 50.0 to 75.0 4" in plain
+    headline = plain.split("Suite imagenet")[0]
+    assert "v2 62.5%" in headline
+    assert "0.5 25.0%" in headline
+    assert "37.5%" not in headline
+
+
 def test_the_same_command_again_scores_nothing_again(scored, sets, classifier, monkeypatch):
     monkeypatch.setattr(runner, "predict", lambda *_: pytest.fail("it scored again"))
     before = tiny.results(scored)
@@ -261,10 +289,15 @@ def told(records):
     return [(r["dataset"], r["metric"], r["value"], r["n"]) for r in records]
 
 
-def test_batches_change_nothing(sets, classifier, scored, tmp_path):
+def test_batches_change_nothing(sets, classifier, scored, tmp_path, monkeypatch):
+    """In the sets of more than 3 images; those of fewer have the same batch as before."""
+    larger = [row(name) for name in ("real", "v2", "conflict")]
+    monkeypatch.setitem(suites.SUITES, "imagenet", larger)
+    monkeypatch.setattr(runner, "summary", lambda *_: [])
     model = predict.load(classifier)
     records = runner.run("imagenet", model, runner.Options(str(sets), 3, 0), tmp_path)
-    assert told(records) == told(tiny.results(scored))
+    names = [one.name for one in larger]
+    assert told(records) == told(r for r in tiny.results(scored) if r["dataset"] in names)
 
 
 def test_devices_change_nothing(sets, classifier, scored, tmp_path):
@@ -431,6 +464,7 @@ def test_corrupted_images_are_kept_for_the_next_model(tmp_path, monkeypatch):
 
     made = opened(100)
     np.testing.assert_array_equal(made, opened(100, folder=None))
+    assert (made[0] != made[1]).any()  # each by its place
     with monkeypatch.context() as patch:
         patch.setattr(corruptions, "corrupt", None)  # nothing is made again
         np.testing.assert_array_equal(made, opened(100))

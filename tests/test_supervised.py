@@ -39,12 +39,27 @@ def test_the_attack_climbs_the_loss_of_the_mixed_image_to_its_mixed_target():
     np.testing.assert_array_equal(made.context, target)
 
 
+def test_accuracy_is_of_the_class_that_has_most_of_the_target():
+    task, batch = make(), make_batch("supervised", 16)
+    params = task.init(KEY)
+    noise = jax.random.normal(KEY, params["head"]["kernel"].shape)
+    params["head"]["kernel"] = noise
+    x, target, _ = task.prepare(params, None, batch, KEY)
+    _, aux = task.loss(params, x, target, None)
+    right = np.asarray(aux["logits"]).argmax(1) == np.asarray(target).argmax(1)
+    assert 0 < right.sum() < 16
+    np.testing.assert_array_equal(aux["accuracy"], right)
+
+
 def test_images_are_erased_in_normalised_units_and_mixed_then(monkeypatch):
     """D11: the box of one image is mixed with what stands there in its partner."""
     options = Erasing(0.25, (0.02, 1 / 3), 0.3)
     noise = np.full((16, 8, 8, 3), 7.0)
 
+    keys = []
+
     def erase(images, key, mean, std, given):
+        keys.append(key)
         np.testing.assert_allclose(images, batch["image"] / np.float32(255), rtol=1e-6)
         assert mean is MEAN
         assert std is STD
@@ -52,6 +67,7 @@ def test_images_are_erased_in_normalised_units_and_mixed_then(monkeypatch):
         return noise
 
     def mix(images, targets, key, given):
+        keys.append(key)
         assert images is noise
         assert given is MIXING
         np.testing.assert_allclose(targets.max(axis=1), 0.9 + 0.1 / CLASSES, rtol=1e-6)
@@ -62,3 +78,4 @@ def test_images_are_erased_in_normalised_units_and_mixed_then(monkeypatch):
     batch = make_batch("supervised", 16)
     x, target, _ = make(options).prepare(None, None, batch, KEY)
     assert (x, target) == ("mixed", "targets")
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 2

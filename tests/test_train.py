@@ -1,6 +1,8 @@
 """The step and the loop: averages, skipped steps, the end of a run that cannot go on."""
 
 import dataclasses
+import json
+import math
 import types
 
 import chex
@@ -29,9 +31,10 @@ def quadratic():
     return Task(lambda key: {"w": jnp.zeros(())}, prepare, loss)
 
 
-def setup(rate=0.25, decay=None):
+def setup(rate=0.25, decay=None, tx=None):
     ema_decay = None if decay is None else optax.constant_schedule(decay)
-    recipe = train.Recipe(quadratic(), optax.identity(), optax.constant_schedule(rate), ema_decay)
+    tx = tx or optax.identity()
+    recipe = train.Recipe(quadratic(), tx, optax.constant_schedule(rate), ema_decay)
     ema = None if decay is None else {"w": jnp.ones(())}
     return recipe, train.init_state(recipe, {"w": jnp.zeros(())}, ema)
 
@@ -80,13 +83,14 @@ def test_target_follows_the_updated_parameters(first):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing(bad):
-    recipe, state = setup(decay=0.9)
+    recipe, state = setup(decay=0.9, tx=optax.scale_by_adam())
     kept = jax.tree.map(np.array, (state.params, state.ema, state.opt_state))
     state, metrics = train.train_step(recipe, state, batch(1.0, bad), jax.random.key(0))
     chex.assert_trees_all_equal(kept, (state.params, state.ema, state.opt_state))
     assert (state.step, state.bad_steps, metrics["skipped"]) == (1, 1, 1.0)
     state, metrics = train.train_step(recipe, state, batch(1.0, 1.0), jax.random.key(0))
     assert (state.step, state.bad_steps, metrics["skipped"]) == (2, 0, 0.0)
+    assert state.params["w"] == pytest.approx(0.25, rel=1e-4)  # Adam's first step is the rate
 
 
 def test_a_step_to_parameters_that_are_not_finite_is_none():
@@ -149,10 +153,12 @@ def test_too_many_bad_steps_end_the_run(tmp_path):
     batches = [batch(1.0, 1.0)] * 4 + [batch(np.nan, 1.0)] * 20
     with pytest.raises(
         train.TrainingError,
-        match=r"up to step 14 .*loss nan.*checkpoints is step 12\. Lower config",
+        match=r"up to step 14 .*loss nan.*checkpoints is step 12\. The batches .*lower config",
     ):
         run(batches, 24, tmp_path)
-    with pytest.raises(train.TrainingError, match=r"\); nothing was saved\. Lower config\.pre"):
+    with pytest.raises(
+        train.TrainingError, match=r"\); nothing was saved\. The .* lower config\.pre"
+    ):
         run(batches[4:], 24, tmp_path / "new", save_every=30)
     kept = sorted(path.name for path in tmp_path.glob("skipped_*.npz"))
     assert kept == ["skipped_5.npz", "skipped_6.npz", "skipped_7.npz"]
@@ -178,6 +184,36 @@ def test_waiting_for_input_is_measured(tmp_path, monkeypatch):
     _, _, records = run(slow(), 6, tmp_path)
     assert [r["step"] for r in records] == [1, 2, 4, 6]
     assert {(r["input_wait"], r["images_per_second"]) for r in records} == {(0.9, 0.2)}
+
+
+def test_what_is_not_finite_is_null_in_the_log(tmp_path):
+    with Writer(tmp_path, 0) as writer:
+        writer.write(1, {"loss": float("nan"), "grad_norm": float("inf"), "skipped": 1.0})
+    record = {"step": 1, "loss": None, "grad_norm": None, "skipped": 1.0}
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(record) + "\n"
+
+
+def test_the_line_of_progress():
+    values = {"loss": 0.5, "accuracy": 0.25, "images_per_second": 1234.5, "input_wait": 0.07,
+              "skipped": 0.0}  # fmt: skip
+    line = train._progress("finetune", 20, 100, values, 75.0)
+    assert line == "finetune 20/100  loss 0.5000  acc 0.250  1,234 img/s  input 7%  left 0:01:15"
+    values |= {"feature_std": 0.5, "skipped": 2.0, "images_per_second": 1.25}
+    line = train._progress("pretrain", 20, 100, values, math.nan)
+    assert line.endswith("acc 0.250  std 0.500  1.25 img/s  input 7%  skipped 2")
+    line = train._progress("pretrain", 20, 100, values | {"feature_std": 0.004}, math.nan)
+    assert "std 0.004: the features have collapsed" in line
+
+
+def test_the_time_that_is_left_is_by_the_pace_after_compiling(monkeypatch):
+    """A first lap of 100 s, then 2 s a step."""
+    now = [0.0]
+    monkeypatch.setattr(train, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = train._Clock()
+    for step, passed, left in ((1, 100.0, math.nan), (5, 8.0, 190.0), (10, 10.0, 180.0)):
+        now[0] += passed
+        clock.lap(1)
+        assert clock.left(step, 100 - step) == pytest.approx(left, nan_ok=True)
 
 
 def test_a_resumed_log_forgets_what_was_beyond(tmp_path):
