@@ -225,8 +225,9 @@ def test_a_stop_that_came_before_the_child_listens_is_passed_on(monkeypatch):
 @pytest.mark.slow
 def test_a_stop_while_scores_are_made_ends_all_hosts(tmp_path):
     """Each host scores its own part: none may wait for one that left."""
-    slow = "--config.evaluate.attacks=(('l2', 0.5, 100000),)", "--config.finetune.steps=1"
-    both = start(tmp_path / "run", "--config.pretrain.steps=1", *slow, count=2)
+    slow = "--config.evaluate.attacks=(('l2', 0.5, 10000),)", "--config.evaluate.batch_size=8"
+    short = "--config.pretrain.steps=1", "--config.finetune.steps=1"
+    both = start(tmp_path / "run", *short, *slow, count=2)
     wait_for(tmp_path / "run" / "results.json", "top1")
     time.sleep(3)  # into the attack
     both[1].terminate()
