@@ -4,7 +4,6 @@ Orbax writes each step into a folder of its own and renames it when it is whole,
 half-written one is never picked up. What a disk does to it later shows in the sums kept beside it.
 """
 
-import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -116,9 +115,6 @@ class Checkpoints:
             "rest": ocp.args.StandardRestore(self._rest(like)),
         }
         while True:
-            with contextlib.suppress(UserError):
-                return self._restored(asked)
-            time.sleep(_WAIT)  # networks fail and recover
             try:
                 return self._restored(asked)
             except UserError as error:
@@ -127,8 +123,16 @@ class Checkpoints:
                 self._put_aside(str(error))
 
     def _restored(self, asked: dict[str, ocp.args.CheckpointArgs]) -> State:
-        """All of the newest state. UserError, on all hosts: one of them cannot read it."""
-        items = hosts.agreed(lambda: self._read(lambda _: asked))
+        """All of the newest state. UserError, on all hosts: one of them cannot read it, twice."""
+
+        def read() -> Any:
+            return hosts.agreed(lambda: self._read(lambda _: asked))
+
+        try:
+            items = read()
+        except UserError:  # networks fail and recover
+            time.sleep(_WAIT)
+            items = read()
         return State(**{**items["rest"], self._result: items["params"]})
 
     def _has_older(self) -> bool:

@@ -22,7 +22,7 @@ from adv_ssl.config import LARGEST_LINF
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import images, page, predict, robust, runner
 from adv_ssl.evaluation.suites import SUITES
-from adv_ssl.files import held, read_json, sha256, user_path, write_json
+from adv_ssl.files import at_last, held, read_json, sha256, user_path, write_json
 from adv_ssl.weights.transfer import import_weights
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of a stage of a run, or a file.")
@@ -99,7 +99,7 @@ def _work(_: Sequence[str]) -> None:
             curve.check(model.architecture.image_size)
         write_json(workdir / "evaluation.json", claim)  # now that there is something to score
         provenance.record(workdir / "provenance.json", options.seed, {})
-        try:
+        with at_last(lambda: page.write(workdir)):
             if _SUITE.value == "robust":
                 source, crop = images.to_attack(
                     model, _DATA.value, _SPLIT.value, _DATA_DIR.value, weights.parent, _RESIZE.value
@@ -107,9 +107,7 @@ def _work(_: Sequence[str]) -> None:
                 robust.run(model, source, crop, curve, workdir)
             else:
                 runner.run(str(_SUITE.value), model, options, workdir)
-        finally:
-            path = page.write(workdir)
-    print(path)
+    print(workdir / page.NAME)
 
 
 def _curve() -> robust.Curve:

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -48,6 +48,20 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):  # where nothing could be written
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def at_last(write: Callable[[], object]) -> Iterator[None]:
+    """Writes a page of what there is, however the work ends. Where it ends early, a page that
+    cannot be written, as on a full disk, does not hide why.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            write()
+        raise
+    write()
 
 
 def read_json(path: pathlib.Path, kind: type, /, **fields: type) -> Any:

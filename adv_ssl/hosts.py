@@ -4,7 +4,6 @@ JAX's own runtime does the work. When another process is lost or missing it ends
 abort, which cannot be caught: so the work is done in a child process, whose end is told in a line.
 """
 
-import contextlib
 import functools
 import os
 import re
@@ -114,7 +113,7 @@ def watch() -> int:
     last: deque[str] = deque(maxlen=200)
     reader = threading.Thread(target=_read, args=(child, last), daemon=True)
     reader.start()
-    code = _end_of(child)
+    code = preemption.end_of(child)
     reader.join(timeout=5)
     said = "".join(last)
     if code == 0 or (code in (1, 2, 75) and "Traceback" not in said):
@@ -140,17 +139,6 @@ def watch() -> int:
         return 75
     sys.stderr.write(said)
     return code if code > 0 else 128 - code
-
-
-def _end_of(child: "subprocess.Popen[str]") -> int:
-    """Its exit code. SIGTERM and Ctrl-C, which a terminal sends to it as well, are passed on."""
-    told = False
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(timeout=0.2)
-        if preemption.asked() and not told:
-            child.terminate()
-            told = True
 
 
 def told_of_loss(why: object) -> str:

@@ -24,7 +24,7 @@ from adv_ssl.data import sources
 from adv_ssl.data.sources import Source
 from adv_ssl.errors import UserError
 from adv_ssl.evaluation import scores
-from adv_ssl.files import held, read_json, user_path, write_json
+from adv_ssl.files import at_last, held, read_json, user_path, write_json
 from adv_ssl.task import PyTree
 
 # May change while a run lasts, such as on another machine: they do not change what is computed
@@ -57,15 +57,8 @@ def run(raw: ConfigDict | dict[str, Any], workdir: str | pathlib.Path) -> pathli
             return sets
 
         sets = hosts.agreed(prepare)
-        try:
+        with at_last(lambda: hosts.lead() and report.write(workdir)):
             _train(config, stages, sets, workdir)
-        except BaseException:  # a page of what there is, however far the run came
-            if hosts.lead():
-                with contextlib.suppress(OSError):  # a full disk does not hide why it ended
-                    report.write(workdir)
-            raise
-        if hosts.lead():
-            report.write(workdir)
         return workdir / report.NAME
 
 

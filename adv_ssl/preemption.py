@@ -1,7 +1,10 @@
 """SIGTERM and Ctrl-C: asked for at any time, answered where there is a good place to stop."""
 
+import contextlib
 import signal
+import subprocess
 import threading
+from typing import Any
 
 _asked = threading.Event()
 
@@ -31,3 +34,14 @@ def stop_if_asked() -> None:
     """Raises Preempted once it was: for work that has nothing to save."""
     if asked():
         raise Preempted
+
+
+def end_of(child: "subprocess.Popen[Any]") -> int:
+    """The exit code of a process, which is asked to end as soon as this one is."""
+    told = False
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=0.2)
+        if asked() and not told:
+            child.terminate()
+            told = True

@@ -10,6 +10,7 @@ from adv_ssl.files import read_arrays, read_json, write_atomically
 from adv_ssl.markup import TIMES, Html, document, image, join, table, tag
 from adv_ssl.names import NORMS, axis, threat
 
+NAME = "report.html"
 Record = Mapping[str, Any]
 
 
@@ -42,8 +43,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         sections["Wrong"] = join(tag("p", about, class_="note"), *map(_wrong, wrong))
     sections["Provenance"] = provenance.shown(workdir / "provenance.json")
     top = tag("h1", f"Scores of {weights}"), _headline(records)
-    write_atomically(workdir / "report.html", document(f"adv_ssl: {weights}", top, sections))
-    return workdir / "report.html"
+    write_atomically(workdir / NAME, document(f"adv_ssl: {weights}", top, sections))
+    return workdir / NAME
 
 
 def _headline(records: Sequence[Record]) -> Html:

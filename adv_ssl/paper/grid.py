@@ -159,10 +159,9 @@ class Cell(NamedTuple):
         given = (flag.partition("=") for flag in self.flags)
         return next((value for key, _, value in given if key == f"--{name}"), None)
 
-    @property
-    def asks_for_all(self) -> bool:
-        """Whether a score over a sample of a set is none of this cell."""
-        return self.flag("images") is None
+    def takes(self, whole: bool) -> bool:
+        """Whether a score counts: one over a sample of a set, where a sample was asked for."""
+        return whole or self.flag("images") is not None
 
     def asks(self, attack: str, images: int) -> bool:
         """Whether a score is one that a cell under attack asks for: by an attack, such as pgd-l2

@@ -119,7 +119,7 @@ def _of_cells(store: Store, scale: str) -> tuple[Record, ...]:
             return False
         if record.suite == "robust":
             return cell.asks(record.attack, record.n)
-        return record.whole or not cell.asks_for_all
+        return cell.takes(record.whole)
 
     return tuple(filter(counts, store.records))
 

@@ -22,7 +22,7 @@ from adv_ssl.evaluation.predict import IN_PART
 from adv_ssl.files import Busy, held, is_held, read_json
 from adv_ssl.paper.grid import Cell
 from adv_ssl.paper.store import attack_name
-from adv_ssl.preemption import Preempted, stop_if_asked
+from adv_ssl.preemption import end_of, stop_if_asked
 
 DONE, RUNNING, MISSING = "done", "running", "missing"  # states of a cell
 AGAIN = "again"  # done, but its checkpoints are not there, and a missing cell needs them
@@ -52,7 +52,7 @@ def done(cell: Cell, store: pathlib.Path) -> bool:
             attacked = (r for r in scored if r["attack"])  # the folder may have others' too
             return any(cell.asks(attack_name(r["attack"]), r["n"]) for r in attacked)
         if cell.rows:
-            counted = (r for r in scored if r.get("whole", True) or not cell.asks_for_all)
+            counted = (r for r in scored if cell.takes(r.get("whole", True)))
             return set(cell.rows) <= {r["dataset"] for r in counted}
         attacks = read_json(folder / "config.json", dict)["evaluate"]["attacks"]
         return sum(r["stage"] == "finetune" for r in scored) == 1 + len(attacks)
@@ -204,14 +204,8 @@ def _attempt(
 
 
 def _execute(command: Sequence[str]) -> int:
-    """The exit code; on SIGTERM the child is asked to save first."""
+    """The exit code. Preempted: after SIGTERM, for which the child has saved and left."""
     with subprocess.Popen(command, cwd=ROOT) as child:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return child.wait(timeout=0.2)
-            try:
-                stop_if_asked()
-            except Preempted:
-                child.terminate()
-                child.wait()
-                raise
+        code = end_of(child)
+    stop_if_asked()
+    return code

@@ -134,7 +134,7 @@ def convert(arrays: Arrays) -> Converted:
     if any(name.startswith("encoder/patch_embed/") for name in arrays):
         rows = [Row(name, name, "used") for name in arrays]
         optional = frozenset({"encoder/cls_token", "encoder/pos_embed"})  # a fixed table is none
-        ours = {name: array.astype(np.float32) for name, array in arrays.items()}
+        ours = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
         return Converted(ours, rows, optional=optional)
     if "patch_embed.proj.weight" in arrays:
         return _from_timm(arrays)
